@@ -1,0 +1,81 @@
+"""Contestant: `onnxprune.prune`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from measure import Case, peak_rss_mb, serve, timed
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+REASONS = 8
+
+
+def measure(case: Case) -> None:
+    """Options: `ratio` and `width`, as `prune` takes them."""
+    from onnxprune import prune
+    from onnxprune.errors import NothingToPruneError, OnnxPruneError
+
+    result = None
+    case.stage("prune")
+    try:
+        ratio, width = case.options["ratio"], case.options["width"]
+        result = timed(case.record, "seconds", lambda: prune(case.model, ratio=ratio, width=width))
+        case.record["status"] = "pruned"
+    except NothingToPruneError as error:
+        case.record["status"] = "nothing"
+        case.fail(error, ROOT)
+    except OnnxPruneError as error:
+        case.record["status"] = "refused"
+        case.fail(error, ROOT)
+    except Exception as error:
+        case.record["status"] = "crashed"
+        case.fail(error, ROOT)
+    case.record["rss_mb"] = peak_rss_mb()
+    if result is not None:
+        case.record.update(_figures(result))
+    case.judge_dense()
+    if result is not None:
+        case.judge(result.model)
+
+
+def _figures(result: Any) -> dict[str, Any]:
+    """What our own report says of the run."""
+    report = result.report
+    checked = report.verification
+    compared = getattr(checked, "compared", None) or getattr(checked, "outputs", None) or []
+    return {
+        "report_params_before": report.params_before,
+        "report_params_after": report.params_after,
+        "macs_before": report.macs_before,
+        "macs_after": report.macs_after,
+        "oracle": None
+        if checked is None
+        else {"passed": bool(checked.passed), "error": checked.error, "compared": list(compared)},
+        "put_back": [str(item) for item in report.put_back],
+        "frozen": _reasons(report.frozen),
+        "frozen_axes": len(report.frozen),
+        "unknown_ops": {op: len(nodes) for op, nodes in report.unknown_ops.items()},
+        "failures": [str(failure) for failure in report.failures],
+        "stage_seconds": {name: round(value, 3) for name, value in report.seconds.items()},
+    }
+
+
+def _reasons(frozen: list[Any]) -> list[dict[str, Any]]:
+    """The most frequent reasons: axes of weights they hold, slices they hold, and one weight as an example."""
+    axes: Counter[str] = Counter()
+    slices: Counter[str] = Counter()
+    example: dict[str, str] = {}
+    for item in frozen:
+        axes[item.reason] += 1
+        slices[item.reason] += item.slices
+        example.setdefault(item.reason, f"{item.weight} axis {item.axis}")
+    return [
+        {"reason": reason, "axes": count, "slices": slices[reason], "example": example[reason]}
+        for reason, count in axes.most_common(REASONS)
+    ]
+
+
+if __name__ == "__main__":
+    serve(measure)

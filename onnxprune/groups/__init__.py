@@ -1,0 +1,1 @@
+"""From facts about labels to units (what lives or dies together) and groups (units that touch the same weights)."""

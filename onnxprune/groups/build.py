@@ -1,0 +1,156 @@
+"""Builds groups: free classes are units themselves, classes in grids go in rows or in columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+
+import numpy as np
+
+from onnxprune.groups.classes import ClassGrid, Classes, Ids, Mask, components, solve
+from onnxprune.groups.cost import Costs, costs
+from onnxprune.groups.cut import Component, Cut, Mode
+from onnxprune.groups.group import Frozen, Group, Groups, Kind
+from onnxprune.trace.tracer import Trace
+
+
+def build(trace: Trace, *, width: bool = False) -> Groups:
+    """All groups of a traced graph.
+
+    Args:
+        trace: result of `onnxprune.trace.tracer.trace`.
+        width: include groups whose removal changes a statistic (the width of residual streams).
+    """
+    classes = solve(trace.space)
+    builder = _Builder(trace, classes, costs(trace, classes), width)
+    groups = builder.all()
+    return Groups(trace, classes, groups, _frozen(trace, classes, groups), width)
+
+
+@dataclass
+class _Builder:
+    trace: Trace
+    classes: Classes
+    costs: Costs
+    width: bool
+
+    def __post_init__(self) -> None:
+        self.held: Mask = self.classes.frozen >= 0
+        if not self.width:
+            self.held |= self.classes.inexact >= 0
+
+    def all(self) -> list[Group]:
+        """Groups in graph order of their first weight, with ids."""
+        classes, grids = self.classes, self.classes.grids
+        linked = [pair for g in grids for pair in _links(g)]
+        _, component = components(classes.count, linked)
+        in_grid = np.zeros(classes.count, np.bool_)
+        by_component: dict[int, list[ClassGrid]] = {}
+        for grid in grids:
+            in_grid[grid.cells.ravel()] = True
+            for own in grid.axis_classes:
+                if own is not None:
+                    in_grid[own] = True
+            by_component.setdefault(int(component[grid.cells.flat[0]]), []).append(grid)
+        free = np.flatnonzero(~in_grid & ~self.held & (self.costs.signature != 0)).astype(np.int32)
+        pairs: list[tuple[Group, Group | None]] = [
+            (g, None) for g in self.by_signature([np.array([c], np.int32) for c in free], "channel")
+        ]
+        for members in by_component.values():
+            pairs += self.component(members)
+        return self.numbered(pairs)
+
+    def numbered(self, pairs: Sequence[tuple[Group, Group | None]]) -> list[Group]:
+        """Ids in the order in which weights appear in the graph."""
+        order = {name: k for k, name in enumerate(self.trace.weights)}
+        result: list[Group] = []
+        for group, other in sorted(pairs, key=lambda p: min(order[w] for w, _ in p[0].members)):
+            group.id = f"g{len(result)}"
+            result.append(group)
+            if other is not None:
+                other.id, other.alternative = f"g{len(result)}", group.id
+                group.alternative = other.id
+                result.append(other)
+        return result
+
+    def component(self, grids: list[ClassGrid]) -> list[tuple[Group, Group | None]]:
+        """Groups of grids that share cells or hyperplanes, each with the group that cuts the same weights another way.
+
+        Heads come as rows with head dims as the other way; any other grid is cut so that most units stay removable.
+        """
+        part = Component(grids, self.held, self.classes.count)
+        first = part.grids[0]
+        last = first.cells.ndim - 1
+        columns: Cut = None if first.ragged else last
+        if not first.attention:
+            best = max((part.mode(cut) for cut in [*range(last), columns]), key=lambda m: m.count)
+            kind: Kind = "conv-groups" if best.first is not None and best.first < last else "group-channels"
+            return [(g, None) for g in self.groups_of(best, kind)]
+        rows = max((part.mode(cut) for cut in range(last)), key=lambda m: m.count)
+        heads = [g for g in self.groups_of(rows, "heads") if g.units > 1]
+        dims = self.groups_of(part.mode(columns), "head-dim")
+        if not heads:
+            return [(g, None) for g in dims]
+        return [(g, d) for g, d in zip_longest(heads, dims)] if len(heads) >= len(dims) else [
+            (heads[min(k, len(heads) - 1)] if k < len(heads) else d, d if k < len(heads) else None)
+            for k, d in enumerate(dims)
+        ]
+
+    # ---- cutting grids ----
+
+    def groups_of(self, mode: Mode, kind: Kind) -> list[Group]:
+        """Groups of one mode: units that are balanced by themselves, then columns of one element per row."""
+        result = self.by_signature(mode.balanced, kind)
+        return result + [self.group(buckets, kind) for buckets in mode.columns]
+
+    def by_signature(self, units: list[Ids], kind: Kind) -> list[Group]:
+        """Groups units that touch the same weights."""
+        found: dict[tuple[object, ...], list[Ids]] = {}
+        for unit in units:
+            key = (self.costs.members(unit), bool((self.classes.inexact[unit] >= 0).any()))
+            if key[0]:
+                found.setdefault(key, []).append(unit)
+        return [self.group([members], kind) for members in found.values()]
+
+    def group(self, buckets: list[list[Ids]], kind: Kind) -> Group:
+        """A group without an id yet."""
+        everything = np.concatenate([u for b in buckets for u in b])
+        inexact = self.classes.inexact[everything]
+        note = self.classes.reasons[inexact[inexact >= 0][0]] if (inexact >= 0).any() else ""
+        members = [self.costs.axes[k] for k in self.costs.members(everything)]
+        group = Group("", kind, not note, buckets, members, note=note)
+        group.nodes = sorted({n for w, _ in members for n in self.costs.readers.get(w, ())})
+        group.params = [np.array([self.costs.params[u].sum() for u in b]) for b in buckets]
+        group.macs = [np.array([self.costs.macs[u].sum() for u in b]) for b in buckets]
+        group.width = self.costs.width(np.concatenate([b[0] for b in buckets]), members)
+        return group
+
+
+def _links(grid: ClassGrid) -> Iterable[tuple[Ids, Ids]]:
+    """Everything that one grid holds together."""
+    first = grid.cells.ravel()[:1]
+    yield np.broadcast_to(first, (grid.cells.size,)), grid.cells.ravel()
+    for own in grid.axis_classes:
+        if own is not None:
+            yield np.broadcast_to(first, own.shape), own
+
+
+def _frozen(trace: Trace, classes: Classes, groups: Sequence[Group]) -> list[Frozen]:
+    """Axes of weights with slices that are in no unit, with the reason."""
+    usable = np.zeros(classes.count, np.bool_)
+    for group in groups:
+        for bucket in group.buckets:
+            for unit in bucket:
+                usable[unit] = True
+    result = []
+    for weight in trace.weights.values():
+        for axis, labels in weight.labels.items():
+            ids = classes.of_label[labels]
+            held = ids[~usable[ids]]
+            if held.size:
+                known = np.concatenate([classes.frozen[held], classes.inexact[held]])
+                known = known[known >= 0]
+                reason = classes.reasons[known[0]] if known.size else "its slices can't go without breaking up a tensor"
+                result.append(Frozen(weight.name, axis, int(held.size), int(ids.size), reason))
+    return result

@@ -1,0 +1,85 @@
+"""Sizes for symbolic dimensions: distinct and at least 2, so that no axis hides behind another or behind broadcasting."""
+
+from __future__ import annotations
+
+import ast
+import operator
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import count
+
+import onnx
+
+_ARITHMETIC = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.FloorDiv: operator.floordiv,
+    ast.Div: operator.floordiv,
+}
+_SPATIAL = (64, 96, 128, 160, 192)
+_PLAIN = (2, 7, 5, 11, 13, 17, 19, 23, 29, 31)
+
+
+def graph_inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
+    """Inputs that a caller feeds: in IR < 4 initializers are listed as inputs too, and are left out."""
+    weights = {t.name for t in model.graph.initializer} | {t.values.name for t in model.graph.sparse_initializer}
+    return [i for i in model.graph.input if i.name not in weights]
+
+
+def assignments(
+    model: onnx.ModelProto, given: Mapping[str, Sequence[int]] | None = None
+) -> Iterator[dict[str, tuple[int, ...]]]:
+    """Candidate concrete shapes of the inputs, the most telling first.
+
+    Every symbol gets a size of its own; where a model then contradicts itself (exporters give one dimension two names),
+    the next candidates use one size per axis position, then other sizes.
+
+    Args:
+        model: its inputs may have symbolic or unknown dimensions.
+        given: shapes that the user fixed, by input name.
+    """
+    given = dict(given or {})
+    for by_position, start in ((False, 0), (True, 0), (False, 1), (True, 1), (True, 2)):
+        symbols: dict[str, int] = {}
+        plain, spatial, unnamed = iter(_PLAIN[start:]), iter(_SPATIAL[start:]), count()
+        shapes: dict[str, tuple[int, ...]] = {}
+        for value in graph_inputs(model):
+            if value.name in given:
+                shapes[value.name] = tuple(given[value.name])
+                continue
+            dims = value.type.tensor_type.shape.dim
+            sizes = []
+            for axis, dim in enumerate(dims):
+                if dim.HasField("dim_value") and dim.dim_value > 0:
+                    sizes.append(dim.dim_value)
+                    continue
+                if dim.dim_value == 0 and dim.HasField("dim_value"):
+                    sizes.append(2)  # an empty past: give it a length that can be seen
+                    continue
+                image = len(dims) in (4, 5) and axis >= 2 and "seq" not in dim.dim_param
+                symbol = f"axis {axis} {image}" if by_position else dim.dim_param or f"unnamed {next(unnamed)}"
+                if symbol not in symbols:
+                    computed = None if by_position else _evaluate(dim.dim_param, symbols)
+                    symbols[symbol] = computed or next(spatial if image else plain, 37 + 2 * len(symbols))
+                sizes.append(symbols[symbol])
+            shapes[value.name] = tuple(sizes)
+        yield shapes
+
+
+def _evaluate(expression: str, symbols: Mapping[str, int]) -> int | None:
+    """`past + 1` for the sizes already given; None where it is no arithmetic of known symbols."""
+
+    def value(node: ast.expr) -> int:
+        if isinstance(node, ast.BinOp) and type(node.op) in _ARITHMETIC:
+            return int(_ARITHMETIC[type(node.op)](value(node.left), value(node.right)))
+        if isinstance(node, ast.Name):
+            return symbols[node.id]
+        if isinstance(node, ast.Constant) and isinstance(node.value, int):
+            return node.value
+        raise ValueError(expression)
+
+    try:
+        tree = ast.parse(expression, mode="eval").body
+        return value(tree) if isinstance(tree, ast.BinOp) else None
+    except (SyntaxError, ValueError, KeyError, ZeroDivisionError):
+        return None

@@ -1,0 +1,78 @@
+"""Applies a removal: a new model without the removed slices; the source stays as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+
+from onnxprune.groups.classes import Mask
+from onnxprune.groups.group import Groups
+from onnxprune.io.surgeon import constant_array, export_model, import_graph, set_constant, set_value_info
+from onnxprune.shapes.infer import constant_of
+from onnxprune.surgery.follow import Follower, pruned_shape
+from onnxprune.surgery.weights import cut, keep_of
+from onnxprune.trace.tracer import Trace
+
+
+def walk(graph: gs.Graph) -> Iterator[gs.Node]:
+    """All nodes, bodies included, in a fixed order."""
+    for node in graph.nodes:
+        yield node
+        for inner in node.subgraphs():
+            yield from walk(inner)
+
+
+def stored_weights(graph: gs.Graph) -> dict[str, gs.Constant]:
+    """Constants of the graph, its bodies and its Constant nodes by tensor name."""
+    result: dict[str, gs.Constant] = {}
+    for g in [graph, *graph.subgraphs(recursive=True)]:
+        for name, t in g.tensors().items():
+            if isinstance(t, gs.Constant):
+                result.setdefault(name, t)
+        for node in g.nodes:
+            held = constant_of(node)
+            if held is not None:
+                result.setdefault(node.outputs[0].name, held)
+    return result
+
+
+def apply_alive(model: onnx.ModelProto, groups: Groups, alive: Mask) -> onnx.ModelProto:
+    """The model without the labels that are not alive.
+
+    Args:
+        model: the source, as it was traced.
+        groups: its analysis.
+        alive: for each label whether it stays; legal (`Groups.violations` is empty).
+    """
+    trace = groups.trace
+    graph = import_graph(model)
+    nodes = {id(old): new for old, new in zip(walk(trace.graph), walk(graph), strict=True)}
+    constants = stored_weights(graph)
+    for weight in trace.weights.values():
+        keep = keep_of(weight, alive)
+        if keep and weight.stored:
+            constant = constants[weight.name]
+            set_constant(constant, np.ascontiguousarray(cut(constant_array(constant), keep)))
+    follower = Follower(trace, alive, nodes, graph.opset)
+    follower.run()
+    owners = {id(n): g for g in [graph, *graph.subgraphs(recursive=True)] for n in g.nodes}
+    for reader, new in follower.inserted:
+        owner = owners[id(reader)]
+        owner.nodes.insert(next(k for k, n in enumerate(owner.nodes) if n is reader), new)
+    result = export_model(graph, model)
+    set_value_info(result, _changed_shapes(trace, alive))
+    return result
+
+
+def _changed_shapes(trace: Trace, alive: Mask) -> dict[str, list[int | None]]:
+    """New lengths of the axes that shrank; None for axes that did not."""
+    changed: dict[str, list[int | None]] = {}
+    for scope in trace.inferred.scopes.values():
+        for name, value in scope.items():
+            new = pruned_shape(value, alive)
+            if new is not None and new != value.shape and name not in changed:
+                changed[name] = [n if n != old else None for n, old in zip(new, value.sizes, strict=True)]
+    return changed

@@ -1,0 +1,1 @@
+"""Tracing: runs the graph once on labels instead of numbers."""

@@ -1,0 +1,1 @@
+"""One small function per operator family: what it does to labels."""

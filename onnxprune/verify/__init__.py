@@ -1,0 +1,1 @@
+"""Verification: the pruned model against its source, in ONNX Runtime."""

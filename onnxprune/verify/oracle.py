@@ -1,0 +1,126 @@
+"""The oracle: inflated source and pruned model on the same random inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+from onnx import TensorProto
+
+from onnxprune.verify.session import run
+
+DISCRETE = {
+    "TopK", "ArgMax", "ArgMin", "NonMaxSuppression", "NonZero", "Unique", "Hardmax", "Round", "Floor", "Ceil", "Sign",
+    "Greater", "Less", "GreaterOrEqual", "LessOrEqual", "QuantizeLinear", "DynamicQuantizeLinear", "Multinomial",
+}  # fmt: skip
+TOLERANCE = {TensorProto.FLOAT16: 5e-3, TensorProto.BFLOAT16: 5e-2}
+
+
+@dataclass
+class Verification:
+    """Result of a comparison.
+
+    Attributes:
+        passed: all compared tensors agree within the tolerance.
+        error: largest difference of any compared tensor, relative to the largest magnitude in it.
+        tolerance: bound on `error`.
+        outputs: names of the tensors that were compared.
+        before: of those, inputs of discrete operators, compared in place of the outputs behind them.
+        shapes: concrete input shapes.
+        message: what went wrong, one line; empty where nothing did.
+    """
+
+    passed: bool
+    error: float
+    tolerance: float
+    outputs: list[str] = field(default_factory=list)
+    before: list[str] = field(default_factory=list)
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    message: str = ""
+
+
+def relative_error(expected: NDArray[Any], actual: NDArray[Any]) -> float:
+    """max |a - b| / max |a|, over finite numbers; infinite where shapes, types or non-finite places differ."""
+    if not isinstance(expected, np.ndarray) or not isinstance(actual, np.ndarray):
+        return 0.0 if repr(expected) == repr(actual) else float("inf")
+    if expected.shape != actual.shape or expected.dtype != actual.dtype:
+        return float("inf")
+    if expected.size == 0:
+        return 0.0
+    if expected.dtype.kind not in "fc":
+        return 0.0 if np.array_equal(expected, actual) else float("inf")
+    a, b = expected.astype(np.float64), actual.astype(np.float64)
+    finite = np.isfinite(a)
+    if not np.array_equal(finite, np.isfinite(b)) or not np.array_equal(a[~finite], b[~finite], equal_nan=True):
+        return float("inf")
+    if not finite.any():
+        return 0.0
+    scale = float(np.abs(a[finite]).max())
+    return float(np.abs(a[finite] - b[finite]).max()) / (scale or 1.0)
+
+
+def compare(
+    expected: onnx.ModelProto,
+    actual: onnx.ModelProto,
+    graph: gs.Graph,
+    feeds: Mapping[str, NDArray[Any]],
+    tolerance: float,
+) -> Verification:
+    """Runs both models and compares their outputs.
+
+    Where outputs differ behind a discrete operator, which turns a rounding error into another choice, the inputs of those
+    operators are compared in their place.
+
+    Args:
+        expected: the inflated source.
+        actual: the pruned model.
+        graph: graph of the source, to find discrete operators.
+        feeds: inputs.
+        tolerance: largest relative error that passes.
+
+    Raises:
+        RuntimeError: one of them can't be loaded or run.
+    """
+    names = [o.name for o in actual.graph.output]
+    a, b = run(expected, feeds, names), run(actual, feeds, names)
+    errors = {n: relative_error(x, y) for n, x, y in zip(names, a, b, strict=True)}
+    behind, inputs = _discrete(graph)
+    doubtful = [n for n, e in errors.items() if not e <= tolerance and n in behind]
+    before: list[str] = []
+    if doubtful and all(e <= tolerance for n, e in errors.items() if n not in doubtful):
+        before = sorted(inputs)
+        x, y = (run(_with_outputs(m, before), feeds, before) for m in (expected, actual))
+        found = {n: relative_error(p, q) for n, p, q in zip(before, x, y, strict=True) if p.shape == q.shape}
+        before = sorted(found)
+        errors = {n: e for n, e in errors.items() if n not in doubtful} | found
+    worst = max(errors, key=lambda n: errors[n], default="")
+    error = max(errors.values(), default=0.0)
+    message = "" if error <= tolerance else f"output {worst!r} differs by {error:.2g}"
+    return Verification(error <= tolerance, error, tolerance, names, before, {n: v.shape for n, v in feeds.items()}, message)
+
+
+def _discrete(graph: gs.Graph) -> tuple[set[str], set[str]]:
+    """Tensors behind a discrete operator, and the activations that the first of those operators read."""
+    behind: set[str] = set()
+    inputs: set[str] = set()
+    for node in graph.nodes:
+        tainted = any(t.name in behind for t in node.inputs)
+        if node.op in DISCRETE and not tainted:
+            inputs |= {t.name for t in node.inputs if t.name and not isinstance(t, gs.Constant) and t.inputs}
+        if tainted or node.op in DISCRETE:
+            behind |= {t.name for t in node.outputs}
+    return behind, inputs
+
+
+def _with_outputs(model: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:
+    """The model with other outputs."""
+    changed = onnx.ModelProto()
+    changed.CopyFrom(model)
+    del changed.graph.output[:]
+    changed.graph.output.extend(onnx.helper.make_value_info(n, onnx.TypeProto()) for n in names)
+    return changed
