@@ -1,0 +1,65 @@
+"""onnxprune: structured pruning of exported ONNX models, proved on the model itself."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from onnxprune.api import PruneResult, analyze, apply, prune, verify
+    from onnxprune.errors import (
+        BudgetError,
+        ModelError,
+        NothingToPruneError,
+        OnnxPruneError,
+        PlanError,
+        UsageError,
+        VerificationError,
+    )
+    from onnxprune.groups.group import Group, Groups
+    from onnxprune.plan.plan import Plan, load_plan
+    from onnxprune.report.report import Report
+    from onnxprune.select.criteria import criterion
+    from onnxprune.trace.registry import layout, rule
+    from onnxprune.verify.oracle import Verification
+
+__version__ = "0.1.0"
+_HOMES = {
+    "prune": "api", "analyze": "api", "apply": "api", "verify": "api", "PruneResult": "api",
+    "OnnxPruneError": "errors", "ModelError": "errors", "UsageError": "errors", "VerificationError": "errors",
+    "BudgetError": "errors", "PlanError": "errors", "NothingToPruneError": "errors",
+    "Group": "groups.group", "Groups": "groups.group", "Plan": "plan.plan", "load_plan": "plan.plan",
+    "Report": "report.report", "criterion": "select.criteria", "rule": "trace.registry", "layout": "trace.registry",
+    "Verification": "verify.oracle",
+}  # fmt: skip
+__all__ = [
+    "BudgetError",
+    "Group",
+    "Groups",
+    "ModelError",
+    "NothingToPruneError",
+    "OnnxPruneError",
+    "Plan",
+    "PlanError",
+    "PruneResult",
+    "Report",
+    "UsageError",
+    "Verification",
+    "VerificationError",
+    "__version__",
+    "analyze",
+    "apply",
+    "criterion",
+    "layout",
+    "load_plan",
+    "prune",
+    "rule",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Loads a public name when it is first used: `import onnxprune` stays cheap."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'onnxprune' has no attribute {name!r}")
+    return getattr(import_module(f"onnxprune.{_HOMES[name]}"), name)

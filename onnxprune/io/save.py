@@ -62,6 +62,18 @@ def save_model(
             file.write(model.SerializeToString(deterministic=True))
 
 
+def save_text(text: str, path: str | os.PathLike[str]) -> None:
+    """Writes a UTF-8 text file, atomically.
+
+    Raises:
+        UsageError: The output is a directory or in a folder that is missing or can't be written; the disk is full.
+    """
+    target = Path(path)
+    _check_target(target, None)
+    with _replacing(target) as file:
+        file.write(text.encode())
+
+
 def _check_target(target: Path, source_path: str | os.PathLike[str] | None) -> None:
     if target.is_dir():
         raise UsageError(f"{target}: is a directory; name the output file, such as {target / 'model.onnx'}")

@@ -49,6 +49,15 @@ def kept_indices(shape: tuple[int, ...], keep: Keep) -> list[tuple[tuple[NDArray
     return result
 
 
+def cut_shape(shape: tuple[int, ...], keep: Keep) -> tuple[int, ...]:
+    """Shape of what stays."""
+    parts = kept_indices(shape, keep)
+    if not parts:
+        return (0,) * len(shape)
+    rows = parts[-1][1].stop
+    return (rows, *(index.size for index in parts[0][0][1:]))
+
+
 def cut(array: NDArray[Any], keep: Keep) -> NDArray[Any]:
     """What stays of a weight.
 

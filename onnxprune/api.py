@@ -1,0 +1,237 @@
+"""The library: prune, analyze, apply, verify. Models that are given are never changed."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import onnx
+
+from onnxprune.errors import NothingToPruneError, PlanError, VerificationError
+from onnxprune.groups.build import build
+from onnxprune.groups.group import Groups
+from onnxprune.io.load import load_model, model_size, sha256_model
+from onnxprune.io.surgeon import import_graph
+from onnxprune.plan.plan import Plan, alive_of, make_plan
+from onnxprune.prepare.prepare import Prepared, prepare
+from onnxprune.report.report import Report, count_params, rows, total_macs
+from onnxprune.select.allocate import Attention, Options, Ranking, allocate
+from onnxprune.surgery.apply import apply_alive
+from onnxprune.trace.tracer import trace
+from onnxprune.verify.check import Checker, alive_after, default_tolerance
+from onnxprune.verify.oracle import Verification
+
+Source = str | os.PathLike[str] | onnx.ModelProto
+Progress = Callable[[str, float], None]
+
+
+@dataclass
+class PruneResult:
+    """Result of `prune`.
+
+    Attributes:
+        model: the pruned model.
+        plan: what went, replayable with `apply`.
+        report: figures, reasons and the verification.
+    """
+
+    model: onnx.ModelProto
+    plan: Plan
+    report: Report
+
+
+def prune(
+    model: Source,
+    *,
+    ratio: float = 0.5,
+    ratios: Mapping[str, float] | None = None,
+    criterion: str = "l2",
+    ranking: Ranking = "local",
+    round_to: int = 1,
+    min_channels: int = 1,
+    ignore: Sequence[str] = (),
+    only: Sequence[str] = (),
+    attention: Attention = "heads",
+    width: bool = False,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    check: bool = True,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> PruneResult:
+    """Removes the least important units of every group, and proves the surgery.
+
+    Args:
+        model: path or model; not changed.
+        ratio: share of each group's units that goes, 0 <= ratio < 1.
+        ratios: the same for groups that match a glob (of group id, initializer or node); the last match counts.
+        criterion: name of a registered criterion, `l1` or `l2`.
+        ranking: `local` takes the share from each group, `global` from all of them together.
+        round_to: kept widths are multiples of this where the group is wide enough.
+        min_channels: units that stay in each group.
+        ignore: globs of groups, initializers or nodes that stay.
+        only: globs of what may go; all else stays.
+        attention: what goes of attention: `heads`, `head-dim`, `both` or `off`.
+        width: prune inexact groups too (the width of residual streams with normalization over channels).
+        shapes: concrete shapes of inputs with symbolic dimensions; chosen where not given.
+        check: verify with random inputs, and put back groups that fail.
+        seed: of the random inputs.
+        progress: called with the stage and the share that is done, 0..1.
+
+    Raises:
+        ModelError: the model can't be read or is not valid.
+        UsageError: an option is out of range or a glob matches nothing.
+        NothingToPruneError: no unit can go.
+    """
+    options = Options(
+        ratio, dict(ratios or {}), criterion, ranking, round_to, min_channels, tuple(ignore), tuple(only), attention
+    )
+    tell = progress or (lambda stage, done: None)
+    clock = _Clock()
+    tell("load", 0.0)
+    source = _model(model)
+    clock("load")
+    tell("trace", 0.1)
+    prepared, groups = _analyze(source, width, shapes)
+    clock("trace")
+    tell("select", 0.3)
+    choices = [c for c in allocate(groups, options) if c.count]
+    if not choices:
+        raise NothingToPruneError(_nothing(groups, options))
+    clock("select")
+    tell("surgery", 0.4)
+    checker = Checker(prepared, groups, seed, default_tolerance(groups), shapes)
+    if check:
+        pruned, choices, verification = checker.prune(choices, tell)
+    else:
+        pruned, verification = apply_alive(prepared.model, groups, alive_after(groups, choices)), None
+    clock("surgery and verification" if check else "surgery")
+    if not choices:
+        raise NothingToPruneError(f"no group passed its check: {checker.put_back[0].reason}")
+    alive = alive_after(groups, choices)
+    plan = make_plan(sha256_model(source), groups, choices, alive)
+    report = Report(
+        count_params(groups),
+        count_params(groups, alive),
+        total_macs(groups, prepared.graph),
+        total_macs(groups, import_graph(pruned), alive),
+        model_size(source),
+        model_size(pruned),
+        rows(groups, choices),
+        groups.frozen,
+        groups.trace.unknown,
+        groups.trace.failures,
+        checker.put_back,
+        verification,
+        checker.unverified if check else "not asked for",
+        dict(prepared.shapes),
+        clock.seconds,
+    )
+    clock("report")
+    tell("done", 1.0)
+    return PruneResult(pruned, plan, report)
+
+
+def analyze(model: Source, *, width: bool = False, shapes: Mapping[str, Sequence[int]] | None = None) -> Groups:
+    """Groups of units that can go, and what can't go and why.
+
+    Args:
+        model: path or model; not changed.
+        width: include inexact groups.
+        shapes: concrete shapes of inputs with symbolic dimensions.
+
+    Raises:
+        ModelError: the model can't be read or is not valid.
+    """
+    return _analyze(_model(model), width, shapes)[1]
+
+
+def apply(model: Source, plan: Plan, *, shapes: Mapping[str, Sequence[int]] | None = None) -> onnx.ModelProto:
+    """Replays a plan.
+
+    Raises:
+        ModelError: the model can't be read or is not valid.
+        PlanError: the plan is for another model, or not legal for this one.
+    """
+    source = _model(model)
+    prepared, groups, alive = _resolve(source, plan, shapes)
+    return apply_alive(prepared.model, groups, alive)
+
+
+def verify(
+    source: Source,
+    pruned: Source,
+    plan: Plan,
+    *,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    seed: int = 0,
+    tolerance: float | None = None,
+) -> Verification:
+    """Proves that a pruned model is its source without what the plan removes, whatever its weights are now.
+
+    Args:
+        source: path or model.
+        pruned: path or model.
+        plan: what was removed.
+        shapes: concrete shapes of inputs with symbolic dimensions.
+        seed: of the random inputs.
+        tolerance: largest relative error that passes; by the type of the weights where not given.
+
+    Raises:
+        ModelError: a model can't be read or is not valid.
+        PlanError: the plan is for another source.
+        VerificationError: ONNX Runtime can't run the source, so that nothing can be said.
+    """
+    dense, small = _model(source), _model(pruned)
+    prepared, groups, alive = _resolve(dense, plan, shapes)
+    bound = default_tolerance(groups) if tolerance is None else tolerance
+    checker = Checker(prepared, groups, seed, bound, shapes)
+    result = checker.verify(small, alive)
+    if result is None:
+        raise VerificationError(checker.unverified)
+    return result
+
+
+class _Clock:
+    """Seconds by stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.last = time.perf_counter()
+
+    def __call__(self, stage: str) -> None:
+        now = time.perf_counter()
+        self.seconds[stage] = now - self.last
+        self.last = now
+
+
+def _model(model: Source) -> onnx.ModelProto:
+    return model if isinstance(model, onnx.ModelProto) else load_model(model)
+
+
+def _analyze(
+    source: onnx.ModelProto, width: bool, shapes: Mapping[str, Sequence[int]] | None
+) -> tuple[Prepared, Groups]:
+    prepared = prepare(source, shapes)
+    return prepared, build(trace(prepared.graph, prepared.shapes, prepared.inferred), width=width)
+
+
+def _resolve(
+    source: onnx.ModelProto, plan: Plan, shapes: Mapping[str, Sequence[int]] | None
+) -> tuple[Prepared, Groups, object]:  # type: ignore[type-arg]
+    found = sha256_model(source)
+    if found != plan.sha256:
+        raise PlanError(f"the plan is for the model with hash {plan.sha256[:12]}..., this one has {found[:12]}...")
+    prepared, groups = _analyze(source, True, shapes)
+    return prepared, groups, alive_of(plan, groups)
+
+
+def _nothing(groups: Groups, options: Options) -> str:
+    """Why no unit goes."""
+    if groups.groups:
+        return f"at ratio {options.ratio:g} with these options no group loses a unit ({len(groups.groups)} groups could)"
+    if not groups.frozen:
+        return "the model has no weights"
+    reason = groups.frozen[0]
+    return f"no group can be pruned; for example axis {reason.axis} of {reason.weight!r}: {reason.reason}"

@@ -1,0 +1,1 @@
+"""Plans: what goes, as plain data that can be stored, edited, replayed and compared."""

@@ -1,0 +1,1 @@
+"""Before the trace: functions are inlined and weights that the graph computes are computed."""

@@ -1,0 +1,209 @@
+"""A model as it is traced.
+
+Two things are changed first, neither of which changes what the model computes: model-local functions are inlined, and
+subgraphs that compute a weight from weights (weight standardization, a BatchNorm on a kernel) are replaced by their result
+where an operator in them would keep the weight from being sliced. Moves of weights (Transpose, Reshape, Cast) stay: labels
+follow them. A weight that is made from almost nothing (ConstantOfShape) stays too: no file grows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from onnx import TensorProto, helper, inliner
+
+from onnxprune.errors import ModelError
+from onnxprune.io.surgeon import export_model, import_graph
+from onnxprune.shapes.dims import assignments
+from onnxprune.shapes.infer import Inferred, Scope, constant_of, infer
+
+_FOLLOWED = {
+    "Identity", "Cast", "CastLike", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Split", "Concat",
+    "Gather", "Expand", "Tile", "ConstantOfShape", "Shape", "Constant", "Mul", "Add", "Sub", "DequantizeLinear",
+}  # fmt: skip
+_FLOATS = {TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16}
+
+
+@dataclass
+class Prepared:
+    """A model ready to be traced.
+
+    Attributes:
+        model: the prepared model; the source where nothing had to change.
+        graph: its graph.
+        shapes: concrete input shapes.
+        inferred: shapes and static values at these shapes.
+    """
+
+    model: onnx.ModelProto
+    graph: gs.Graph
+    shapes: dict[str, tuple[int, ...]]
+    inferred: Inferred
+
+
+def prepare(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]] | None = None) -> Prepared:
+    """Inlines, infers and folds. The model is not changed.
+
+    Args:
+        model: any model that `onnxprune.io.load.load_model` accepts.
+        shapes: input shapes that the user fixed.
+
+    Raises:
+        ModelError: a given shape names no input or contradicts it.
+    """
+    if shapes:
+        _check(model, shapes)
+    if model.functions:
+        model = inliner.inline_local_functions(model)
+    graph = import_graph(model)
+    chosen, inferred = _infer(model, graph, shapes)
+    folded = _fold(model, graph, inferred)
+    if folded is None:
+        return Prepared(model, graph, chosen, inferred)
+    graph = import_graph(folded)
+    return Prepared(folded, graph, chosen, infer(graph, chosen))
+
+
+def _check(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> None:
+    inputs = {i.name: i for i in model.graph.input}
+    for name, shape in shapes.items():
+        if name not in inputs:
+            raise ModelError(f"the model has no input {name!r}; it has {', '.join(map(repr, inputs))}")
+        dims = inputs[name].type.tensor_type.shape.dim
+        if len(dims) != len(shape) or any(
+            d.HasField("dim_value") and d.dim_value not in (0, n) for d, n in zip(dims, shape, strict=True)
+        ):
+            raise ModelError(f"shape {list(shape)} does not fit input {name!r}")
+
+
+def _infer(
+    model: onnx.ModelProto, graph: gs.Graph, shapes: Mapping[str, Sequence[int]] | None
+) -> tuple[dict[str, tuple[int, ...]], Inferred]:
+    """The first sizes at which the graph does not contradict itself, else those with the fewest contradictions."""
+    best: tuple[dict[str, tuple[int, ...]], Inferred] | None = None
+    seen: list[dict[str, tuple[int, ...]]] = []
+    for candidate in assignments(model, shapes):
+        if candidate in seen:
+            continue
+        seen.append(candidate)
+        inferred = infer(graph, candidate)
+        if best is None or len(inferred.errors) < len(best[1].errors):
+            best = (candidate, inferred)
+        if not inferred.errors:
+            break
+    assert best is not None
+    return best
+
+
+def _fold(model: onnx.ModelProto, graph: gs.Graph, inferred: Inferred) -> onnx.ModelProto | None:
+    """The model with computed weights as initializers; None where there are none."""
+    scope = inferred.scopes[id(graph)]
+    producers = {t.name: n for n in graph.nodes for t in n.outputs}
+    frontier = [name for name in _frontier(graph, scope) if _worth(name, producers, scope)]
+    if not frontier:
+        return None
+    values = _compute(model, graph, frontier, producers)
+    if values is None:
+        return None
+    graph = import_graph(model)
+    tensors = graph.tensors()
+    for name, array in zip(frontier, values, strict=True):
+        old = tensors[name]
+        constant = gs.Constant(name, np.ascontiguousarray(array))
+        old.inputs.clear()
+        for node in list(old.outputs):
+            for i, t in enumerate(node.inputs):
+                if t is old:
+                    node.inputs[i] = constant
+    _drop_dead(graph)
+    return export_model(graph, model)
+
+
+def _frontier(graph: gs.Graph, scope: Scope) -> list[str]:
+    """Computed constants that something reads which is not constant."""
+    outputs = {t.name for t in graph.outputs}
+    captured = {t.name for g in graph.subgraphs(recursive=True) for n in g.nodes for t in n.inputs}
+    result = []
+    for node in graph.nodes:
+        for t in node.inputs:
+            value = scope.get(t.name)
+            if value is None or not value.constant or value.static is not None or isinstance(t, gs.Constant):
+                continue
+            if value.dtype not in _FLOATS or t.name in outputs or t.name in captured or not t.inputs:
+                continue
+            if constant_of(t.inputs[0]) is None and not all(
+                (v := scope.get(o.name)) is not None and v.constant for o in node.outputs if o.name
+            ):
+                result.append(t.name)
+    return list(dict.fromkeys(result))
+
+
+def _ancestors(name: str, producers: Mapping[str, gs.Node]) -> list[gs.Node]:
+    found: dict[int, gs.Node] = {}
+    queue = [name]
+    while queue:
+        node = producers.get(queue.pop())
+        if node is not None and id(node) not in found:
+            found[id(node)] = node
+            queue += [t.name for t in node.inputs]
+    return list(found.values())
+
+
+def _worth(name: str, producers: Mapping[str, gs.Node], scope: Scope) -> bool:
+    """Labels would get stuck on the way, and the result is no larger than what it is made of."""
+    nodes = _ancestors(name, producers)
+    if all(n.op in _FOLLOWED for n in nodes) or any(list(n.subgraphs()) for n in nodes):
+        return False
+    sources = {t.name: scope[t.name] for n in nodes for t in n.inputs if isinstance(t, gs.Constant)}
+    sources |= {n.outputs[0].name: scope[n.outputs[0].name] for n in nodes if constant_of(n) is not None}
+    made_of = sum(int(np.prod(v.sizes)) for v in sources.values())
+    return int(np.prod(scope[name].sizes)) <= max(made_of, 4096)
+
+
+def _compute(
+    model: onnx.ModelProto, graph: gs.Graph, names: Sequence[str], producers: Mapping[str, gs.Node]
+) -> list[np.ndarray] | None:  # type: ignore[type-arg]
+    """Values of computed constants, by ONNX Runtime; None where it can't."""
+    from onnxprune.verify.session import run
+
+    wanted = {id(n) for name in names for n in _ancestors(name, producers)}
+    keep = [k for k, node in enumerate(graph.nodes) if id(node) in wanted]
+    nodes = [model.graph.node[k] for k in keep]
+    read = {i for n in nodes for i in n.input}
+    part = helper.make_model(
+        helper.make_graph(
+            nodes,
+            "weights",
+            [],
+            [helper.make_value_info(n, onnx.TypeProto()) for n in names],
+            [t for t in model.graph.initializer if t.name in read],
+        ),
+        opset_imports=model.opset_import,
+        ir_version=max(model.ir_version, 4),
+    )
+    try:
+        return run(part, {}, list(names))
+    except RuntimeError:
+        return None
+
+
+def _drop_dead(graph: gs.Graph) -> None:
+    """Removes nodes that nothing reads any more."""
+    while True:
+        outputs = {t.name for t in graph.outputs}
+        captured = {t.name for g in graph.subgraphs(recursive=True) for n in g.nodes for t in n.inputs}
+        dead = [
+            n for n in graph.nodes
+            if not any(t.outputs or t.name in outputs or t.name in captured for t in n.outputs if t.name)
+        ]  # fmt: skip
+        if not dead:
+            return
+        ids = {id(n) for n in dead}
+        graph.nodes = [n for n in graph.nodes if id(n) not in ids]
+        for node in dead:
+            node.inputs.clear()
+            node.outputs.clear()

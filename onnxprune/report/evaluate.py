@@ -1,0 +1,271 @@
+"""Scores a model on data from an npz file: top-1 accuracy where there are labels, else mean squared error.
+
+The file holds either
+
+* one array `(N, ...)` for each input of the model, under the input's name; or
+* `images`, uint8 `(N, H, W)` or `(N, H, W, C)`, for a model with one image input. They become `(x / 255 - mean) / std`,
+  with `mean` and `std` (one number or one a channel) from the file, 0 and 1 without, in the layout of the input:
+  `(N, C, H, W)` or `(N, H, W, C)`. An integer input gets the pixels as they are.
+
+To compare with, it has integer `labels` `(N,)` for an output of scores `(N, classes)`, or `targets` (also: an array with
+the name of an output) of an output's shape. With none that fits, an output of the input's shape is compared with the
+input itself: the model is an autoencoder.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper
+
+from onnxprune.errors import ModelError
+from onnxprune.report.latency import open_optimized
+from onnxprune.shapes.dims import graph_inputs
+from onnxprune.verify.session import first_line
+
+Array = NDArray[Any]
+
+_BATCH = 100
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a model reaches on evaluation data.
+
+    Attributes:
+        metric: `accuracy` (top-1, percent) or `mse`.
+        value: the figure.
+        samples: how many samples it is the mean of.
+        predictions: class of each sample `(N,)`; empty for `mse`.
+    """
+
+    metric: Literal["accuracy", "mse"]
+    value: float
+    samples: int
+    predictions: NDArray[np.int64]
+
+    def agreement(self, other: Score) -> float | None:
+        """Percent of samples for which both models predict the same class; None without classes."""
+        if not self.predictions.size or self.predictions.shape != other.predictions.shape:
+            return None
+        return float((self.predictions == other.predictions).mean() * 100)
+
+
+@dataclass(frozen=True)
+class EvalData:
+    """Samples for one model.
+
+    Attributes:
+        path: the npz file.
+        arrays: input name -> `(N, ...)`, still uint8 where they are images to normalise.
+        images: name of the input whose array is normalised; None where none is.
+        mean: subtracted from x / 255, broadcast over the layout of the input.
+        std: divisor, likewise.
+        dtypes: input name -> element type.
+        batch: samples per run; fixed by the model, or chosen.
+        labels: `(N,)`.
+        targets: candidates for a comparison, `(N, ...)` each, by name.
+    """
+
+    path: Path
+    arrays: dict[str, Array]
+    images: str | None
+    mean: Array
+    std: Array
+    dtypes: dict[str, np.dtype[Any]]
+    batch: int
+    labels: Array | None
+    targets: dict[str, Array]
+
+    @property
+    def samples(self) -> int:
+        """N."""
+        return len(next(iter(self.arrays.values())))
+
+    def batches(self) -> Iterator[tuple[int, int, dict[str, Array]]]:
+        """First sample, samples that count, feeds; the last batch repeats its last sample up to the batch size."""
+        for start in range(0, self.samples, self.batch):
+            count = min(self.batch, self.samples - start)
+            rows = np.minimum(np.arange(start, start + self.batch), self.samples - 1)
+            yield start, count, {name: self._prepared(name, array[rows]) for name, array in self.arrays.items()}
+
+    def _prepared(self, name: str, values: Array) -> Array:
+        dtype = self.dtypes[name]
+        if name == self.images and dtype.kind not in "iu":
+            values = (values.astype(np.float32) / 255 - self.mean) / self.std
+        return np.ascontiguousarray(values.astype(dtype, copy=False))
+
+
+def load_data(path: Path, model: onnx.ModelProto) -> EvalData:
+    """Reads evaluation data and fits it to the inputs of a model.
+
+    Raises:
+        ModelError: the file can't be read, or its arrays don't fit the model.
+    """
+    held = _read(path)
+    inputs = graph_inputs(model)
+    dtypes = {i.name: np.dtype(helper.tensor_dtype_to_np_dtype(i.type.tensor_type.elem_type)) for i in inputs}
+    zero, one = np.zeros(1, np.float32), np.ones(1, np.float32)
+    data = {"labels": held.get("labels"), "targets": {n: a for n, a in held.items() if a.ndim and n not in dtypes}}
+    if inputs and all(i.name in held for i in inputs):
+        arrays = {i.name: held[i.name] for i in inputs}
+        images, mean, std = None, zero, one
+    elif "images" in held and len(inputs) == 1:
+        images = inputs[0].name
+        layout, channels_last = _image_layout(path, held["images"], inputs[0])
+        arrays = {images: layout}
+        mean = _per_channel(path, "mean", held.get("mean", zero), layout, channels_last)
+        std = _per_channel(path, "std", held.get("std", one), layout, channels_last)
+    else:
+        raise ModelError(
+            f"{path}: has the arrays {_listed(held)}, but needs one for each input of the model "
+            f"({_listed(dtypes)}), or 'images' for a model with one input"
+        )
+    for i in inputs:
+        _check_shape(path, i, arrays[i.name])
+    counts = {name: len(array) for name, array in [*arrays.items(), *_named(data["labels"])]}
+    if len(set(counts.values())) != 1 or not max(counts.values()):
+        raise ModelError(f"{path}: needs the same number of samples, at least one, in each array, not {counts}")
+    targets = {n: a for n, a in data["targets"].items() if len(a) == max(counts.values())}
+    fixed = {n for n in (_fixed(i, 0) for i in inputs) if n}
+    if len(fixed) > 1:
+        raise ModelError(f"{path}: the model's inputs have different fixed first dimensions {sorted(fixed)}")
+    return EvalData(path, arrays, images, mean, std, dtypes, *(fixed or {_BATCH}), data["labels"], targets)
+
+
+def evaluate(model: Path | bytes, data: EvalData, name: str = "model") -> Score:
+    """Runs a model on all samples.
+
+    Args:
+        model: a file or its bytes.
+        data: result of `load_data`.
+        name: of the model, for errors.
+
+    Raises:
+        ModelError: ONNX Runtime can't run the model, or no output fits the data.
+    """
+    session = open_optimized(model, name)
+    names = [o.name for o in session.get_outputs()]
+    total, elements = 0.0, 0
+    predictions: list[Array] = []
+    output, against = -1, ""
+    for start, count, feeds in data.batches():
+        try:
+            results: Sequence[Any] = session.run(names, feeds)
+        except Exception as error:
+            raise ModelError(f"{name}: can't run on {data.path} ({first_line(error)})") from error
+        if output < 0:
+            output, against = _comparison(names, results, feeds, data)
+        actual = results[output][:count]
+        if against == "labels":
+            predictions.append(_classes(actual))
+            continue
+        wanted = data.targets[against][start : start + count] if against in data.targets else feeds[against][:count]
+        total += float(((actual.astype(np.float64) - wanted.astype(np.float64)) ** 2).sum())
+        elements += actual.size
+    if against == "labels" and data.labels is not None:
+        found = np.concatenate(predictions).astype(np.int64)
+        return Score("accuracy", float((found == data.labels).mean() * 100), data.samples, found)
+    return Score("mse", total / elements, data.samples, np.zeros(0, np.int64))
+
+
+def _comparison(
+    names: Sequence[str], results: Sequence[Any], feeds: Mapping[str, Array], data: EvalData
+) -> tuple[int, str]:
+    """Which output is compared, and with what: `labels`, the name of a target, or that of an input."""
+    outputs = [(k, a) for k, a in enumerate(results) if isinstance(a, np.ndarray) and a.ndim and len(a) == data.batch]
+    if data.labels is not None:
+        for k, array in outputs:
+            if _is_scores(array, int(data.labels.max())) or (array.ndim == 1 and array.dtype.kind in "iu"):
+                return k, "labels"
+    for k, array in outputs:
+        for target in (names[k], "targets"):
+            if target in data.targets and data.targets[target].shape[1:] == array.shape[1:]:
+                return k, target
+    for k, array in outputs:
+        for name, value in feeds.items():
+            if value.shape == array.shape and array.dtype.kind == "f":
+                return k, name
+    shapes = ", ".join(f"{n!r} {list(getattr(a, 'shape', ()))}" for n, a in zip(names, results, strict=True))
+    raise ModelError(f"{data.path}: has no 'labels' or 'targets' that fit an output of the model ({shapes})")
+
+
+def _is_scores(array: Array, largest: int) -> bool:
+    """`(N, classes)`, axes of length 1 behind it allowed."""
+    return array.ndim >= 2 and array.shape[1] > max(largest, 1) and array.size == array.shape[0] * array.shape[1]
+
+
+def _classes(array: Array) -> Array:
+    return array if array.ndim == 1 else array.reshape(len(array), -1).argmax(axis=1)
+
+
+def _read(path: Path) -> dict[str, Array]:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise ModelError(f"{path}: holds one array; save named arrays with numpy.savez")
+            return {name: archive[name] for name in archive.files}
+    except FileNotFoundError:
+        raise ModelError(f"{path}: no such file; check the path") from None
+    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
+        raise ModelError(f"{path}: is no npz file of plain arrays ({first_line(error)})") from None
+
+
+def _image_layout(path: Path, images: Array, value: onnx.ValueInfoProto) -> tuple[Array, bool]:
+    """Images in the layout of the input, and whether its channels come last."""
+    if images.dtype != np.uint8 or images.ndim not in (3, 4):
+        raise ModelError(f"{path}: 'images' has to be uint8 (N, H, W) or (N, H, W, C), not {_described(images)}")
+    if images.ndim == 3:
+        images = images[..., np.newaxis]
+    dims = value.type.tensor_type.shape.dim
+    if len(dims) == 4:
+        fixed = [_fixed(value, axis) for axis in range(4)]
+        fits_first = fixed[1] in (None, images.shape[3])
+        fits_last = fixed[3] in (None, images.shape[3]) and fixed[1] in (None, images.shape[1])
+        if fits_last and not fits_first:
+            return images, True
+        return images.transpose(0, 3, 1, 2), False
+    if len(dims) == 3 and images.shape[3] == 1:
+        return images[..., 0], True
+    raise ModelError(f"{path}: 'images' can't be fed to input {value.name!r} of rank {len(dims)}")
+
+
+def _per_channel(path: Path, name: str, values: Array, images: Array, channels_last: bool) -> Array:
+    values = np.asarray(values, np.float32).ravel()
+    channels = images.shape[-1 if channels_last else 1] if images.ndim == 4 else 1
+    if values.size not in (1, channels):
+        raise ModelError(f"{path}: {name!r} has {values.size} values; give one, or one for each of {channels} channels")
+    return values if channels_last or images.ndim != 4 else values.reshape(-1, 1, 1)
+
+
+def _check_shape(path: Path, value: onnx.ValueInfoProto, array: Array) -> None:
+    rank = len(value.type.tensor_type.shape.dim)
+    wanted = [_fixed(value, axis) for axis in range(rank)]
+    fits = array.ndim == rank and all(n in (None, m) for n, m in zip(wanted[1:], array.shape[1:], strict=True))
+    if value.type.tensor_type.HasField("shape") and not fits:
+        shape = ["N", *("?" if n is None else n for n in wanted[1:])]
+        raise ModelError(f"{path}: {_described(array)} does not fit input {value.name!r} {shape}".replace("'N'", "N"))
+
+
+def _fixed(value: onnx.ValueInfoProto, axis: int) -> int | None:
+    dims = value.type.tensor_type.shape.dim
+    return (dims[axis].dim_value or None) if axis < len(dims) else None
+
+
+def _named(labels: Array | None) -> list[tuple[str, Array]]:
+    return [] if labels is None else [("labels", labels)]
+
+
+def _described(array: Array) -> str:
+    return f"{array.dtype} {list(array.shape)}"
+
+
+def _listed(names: Mapping[str, Any]) -> str:
+    return ", ".join(repr(n) for n in names) or "none"

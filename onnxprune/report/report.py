@@ -1,0 +1,123 @@
+"""What a pruning did, as data."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import onnx_graphsurgeon as gs
+
+from onnxprune.groups.classes import Mask
+from onnxprune.groups.group import Frozen, Groups
+from onnxprune.report.macs import node_macs
+from onnxprune.select.allocate import Choice
+from onnxprune.surgery.follow import pruned_shape
+from onnxprune.surgery.weights import cut_shape, keep_of
+from onnxprune.verify.oracle import Verification
+
+
+@dataclass
+class GroupRow:
+    """One group and what went of it; `unit_params` in elements, `unit_macs` in multiply-accumulates."""
+
+    id: str
+    kind: str
+    units: int
+    removed: int
+    exact: bool
+    members: list[tuple[str, int]]
+    unit_params: float
+    unit_macs: float
+
+
+@dataclass
+class PutBack:
+    """A group whose surgery failed its check. That is a bug of this program."""
+
+    group: str
+    reason: str
+
+
+@dataclass
+class Report:
+    """Figures of a pruning.
+
+    Attributes:
+        params_before: elements of the float tensors of the graph.
+        params_after: the same of the result.
+        macs_before: multiply-accumulates of one run at the traced shapes.
+        macs_after: the same of the result.
+        bytes_before: size of the model as a protobuf, in bytes.
+        bytes_after: the same of the result.
+        groups: all groups that could go, and how much of each went.
+        frozen: axes of weights that can't shrink, with reasons.
+        unknown_ops: operators without a rule -> nodes.
+        failures: rules that raised: bugs of this program.
+        put_back: groups that were not pruned because their check failed: likewise.
+        verification: of the result; None where it was not asked for or the source can't be run.
+        unverified: why there is no verification.
+        shapes: input shapes of the trace.
+        seconds: by stage.
+    """
+
+    params_before: int
+    params_after: int
+    macs_before: int
+    macs_after: int
+    bytes_before: int
+    bytes_after: int
+    groups: list[GroupRow]
+    frozen: list[Frozen]
+    unknown_ops: dict[str, list[str]]
+    failures: list[str]
+    put_back: list[PutBack] = field(default_factory=list)
+    verification: Verification | None = None
+    unverified: str = ""
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self)
+
+
+def rows(groups: Groups, choices: list[Choice]) -> list[GroupRow]:
+    """One row for each group."""
+    gone = {c.group.id: c.count for c in choices}
+    return [
+        GroupRow(g.id, g.kind, g.units, gone.get(g.id, 0), g.exact, g.members, g.unit_params, g.unit_macs)
+        for g in groups.groups
+    ]
+
+
+def count_params(groups: Groups, alive: Mask | None = None) -> int:
+    """Elements of all labelled tensors, of those that stay where `alive` is given."""
+    total = 0
+    for weight in groups.trace.weights.values():
+        shape = weight.shape if alive is None else cut_shape(weight.shape, keep_of(weight, alive))
+        size = 1
+        for n in shape:
+            size *= n
+        total += size
+    return total
+
+
+def total_macs(groups: Groups, graph: gs.Graph, alive: Mask | None = None) -> int:
+    """Multiply-accumulates of the main graph at the traced shapes.
+
+    Args:
+        groups: analysis of the source.
+        graph: the graph whose nodes are counted, of the source or the result.
+        alive: which labels stay; None for all.
+    """
+    shapes = {
+        name: value.shape if alive is None else pruned_shape(value, alive) for name, value in groups.trace.values.items()
+    }
+    total = 0
+    for node in graph.nodes:
+        ins = [shapes.get(t.name) for t in node.inputs]
+        outs = [shapes.get(t.name) for t in node.outputs]
+        total += node_macs(node.op, node.domain or "", dict(node.attrs), ins, outs)
+    return total
+
+

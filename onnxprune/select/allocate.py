@@ -1,0 +1,183 @@
+"""Allocation: how many units of each group go, and which."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.errors import UsageError
+from onnxprune.groups.classes import Ids
+from onnxprune.groups.group import Group, Groups
+from onnxprune.select.criteria import class_scores
+
+Ranking = Literal["local", "global"]
+Attention = Literal["heads", "head-dim", "both", "off"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user asked for.
+
+    Attributes:
+        ratio: share of each group's units that goes, 0 <= ratio < 1.
+        ratios: the same for groups that match a glob; the last match counts.
+        criterion: name of a registered criterion.
+        ranking: `local` takes the share from every group, `global` from all groups together, by score relative to the
+            mean of the group.
+        round_to: kept widths are multiples of this, where the group has as many.
+        min_channels: kept units of a group, at least 1.
+        ignore: globs of groups, initializers or nodes that stay.
+        only: globs of those that may go, all others stay.
+        attention: what of attention goes.
+    """
+
+    ratio: float = 0.5
+    ratios: Mapping[str, float] = field(default_factory=dict)
+    criterion: str = "l2"
+    ranking: Ranking = "local"
+    round_to: int = 1
+    min_channels: int = 1
+    ignore: Sequence[str] = ()
+    only: Sequence[str] = ()
+    attention: Attention = "heads"
+
+    def __post_init__(self) -> None:
+        for value in (self.ratio, *self.ratios.values()):
+            if not 0 <= value < 1:
+                raise UsageError(f"ratio {value:g} is not in [0, 1): it is the share of units that goes")
+        if self.round_to < 1 or self.min_channels < 1:
+            raise UsageError("round-to and min-channels must be at least 1")
+        for name, value, known in (
+            ("ranking", self.ranking, ("local", "global")),
+            ("attention", self.attention, ("heads", "head-dim", "both", "off")),
+        ):
+            if value not in known:
+                raise UsageError(f"{name} {value!r} is none of {', '.join(known)}")
+
+
+@dataclass
+class Choice:
+    """What goes of one group.
+
+    Attributes:
+        group: the group.
+        removed: per bucket the positions of the elements that go.
+        scores: per bucket the importance of its elements.
+    """
+
+    group: Group
+    removed: list[list[int]]
+    scores: list[NDArray[np.float64]]
+
+    @property
+    def count(self) -> int:
+        """Units that go."""
+        return len(self.removed[0]) if self.removed else 0
+
+    @property
+    def classes(self) -> Ids:
+        """Classes that go."""
+        parts = [self.group.buckets[b][k] for b, rows in enumerate(self.removed) for k in rows]
+        return np.concatenate(parts) if parts else np.zeros(0, np.int32)
+
+
+def matches(group: Group, pattern: str) -> bool:
+    """A glob names the group, one of its weights or a node that reads them."""
+    names = [group.id, *(w for w, _ in group.members), *group.nodes]
+    return any(fnmatchcase(n, pattern) for n in names)
+
+
+def candidates(groups: Groups, options: Options) -> list[Group]:
+    """Groups that may go: of two that cut the same weights, the one that the options ask for.
+
+    Raises:
+        UsageError: a glob matches nothing.
+    """
+    for pattern in (*options.ignore, *options.only, *options.ratios):
+        known = [w for w in groups.trace.weights] + [f.weight for f in groups.frozen]
+        if not any(matches(g, pattern) for g in groups.groups) and not any(fnmatchcase(n, pattern) for n in known):
+            raise UsageError(f"{pattern!r} matches no group, initializer or node; `onnxprune inspect` lists them")
+    wanted = []
+    for group in groups.groups:
+        if any(matches(group, p) for p in options.ignore):
+            continue
+        if options.only and not any(matches(group, p) for p in options.only):
+            continue
+        if group.kind in ("heads", "head-dim") and not _asked(group, options.attention):
+            continue
+        wanted.append(group)
+    return wanted
+
+
+def _asked(group: Group, attention: Attention) -> bool:
+    if attention in ("off", "both"):
+        return attention == "both"
+    return group.kind == attention or group.alternative is None
+
+
+def allocate(groups: Groups, options: Options) -> list[Choice]:
+    """Chooses what goes.
+
+    Raises:
+        UsageError: a glob matches nothing, or the criterion is unknown.
+    """
+    scores = class_scores(groups, options.criterion)
+    choices = []
+    for group in candidates(groups, options):
+        values = [np.array([scores[u].sum() for u in b]) for b in group.buckets]
+        choices.append(Choice(group, [[] for _ in group.buckets], values))
+    counts = _global(choices, options) if options.ranking == "global" else [_local(c, options) for c in choices]
+    for choice, count in zip(choices, counts, strict=True):
+        count = _rounded(choice.group, count, options)
+        choice.removed = [sorted(np.argsort(s, kind="stable")[:count].tolist()) for s in choice.scores]
+    return choices
+
+
+def _ratio(group: Group, options: Options) -> float:
+    ratio = options.ratio
+    for pattern, value in options.ratios.items():
+        if matches(group, pattern):
+            ratio = value
+    return ratio
+
+
+def _local(choice: Choice, options: Options) -> int:
+    return math.floor(choice.group.units * _ratio(choice.group, options) + 1e-9)
+
+
+def _global(choices: Sequence[Choice], options: Options) -> list[int]:
+    """The share of all units that matter least, by score over the mean score of the group; ratios by glob stay local."""
+    own = [any(matches(c.group, p) for p in options.ratios) for c in choices]
+    ranked = []
+    for k, choice in enumerate(choices):
+        if own[k]:
+            continue
+        total = np.sum([np.sort(s)[: choice.group.units] for s in choice.scores], axis=0)
+        weight = choice.group.unit_params
+        for value in total / (total.mean() or 1.0):
+            ranked.append((float(value), k, weight))
+    budget = options.ratio * sum(w for _, _, w in ranked)
+    counts = [0] * len(choices)
+    for _, k, weight in sorted(ranked, key=lambda r: r[0]):
+        if budget < weight / 2:
+            break
+        if counts[k] < choices[k].group.units - options.min_channels:
+            counts[k] += 1
+            budget -= weight
+    return [_local(c, options) if own[k] else counts[k] for k, c in enumerate(choices)]
+
+
+def _rounded(group: Group, count: int, options: Options) -> int:
+    """Fewer units go, so that the kept width is a multiple; floors hold."""
+    if not count:
+        return 0
+    keep = max(group.units - count, min(options.min_channels, group.units), 1)
+    step = options.round_to // math.gcd(options.round_to, group.width)
+    keep = min(-(-keep // step) * step, group.units)
+    return group.units - keep
