@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
 
 import numpy as np
 
@@ -54,28 +53,25 @@ class _Builder:
                     in_grid[own] = True
             by_component.setdefault(int(component[grid.cells.flat[0]]), []).append(grid)
         free = np.flatnonzero(~in_grid & ~self.held & (self.costs.signature != 0)).astype(np.int32)
-        pairs: list[tuple[Group, Group | None]] = [
-            (g, None) for g in self.by_signature([np.array([c], np.int32) for c in free], "channel")
-        ]
+        ways = [[g] for g in self.by_signature([np.array([c], np.int32) for c in free], "channel")]
         for members in by_component.values():
-            pairs += self.component(members)
-        return self.numbered(pairs)
+            ways.append(self.component(members))
+        return self.numbered(ways)
 
-    def numbered(self, pairs: Sequence[tuple[Group, Group | None]]) -> list[Group]:
-        """Ids in the order in which weights appear in the graph."""
+    def numbered(self, ways: Sequence[list[Group]]) -> list[Group]:
+        """Ids in the order in which weights appear in the graph; groups that cut the same grids know each other."""
         order = {name: k for k, name in enumerate(self.trace.weights)}
         result: list[Group] = []
-        for group, other in sorted(pairs, key=lambda p: min(order[w] for w, _ in p[0].members)):
-            group.id = f"g{len(result)}"
-            result.append(group)
-            if other is not None:
-                other.id, other.alternative = f"g{len(result)}", group.id
-                group.alternative = other.id
-                result.append(other)
+        for groups in sorted((w for w in ways if w), key=lambda w: min(order[m] for g in w for m, _ in g.members)):
+            for group in groups:
+                group.id = f"g{len(result)}"
+                result.append(group)
+            for group in groups:
+                group.alternatives = [g.id for g in groups if g.kind != group.kind]
         return result
 
-    def component(self, grids: list[ClassGrid]) -> list[tuple[Group, Group | None]]:
-        """Groups of grids that share cells or hyperplanes, each with the group that cuts the same weights another way.
+    def component(self, grids: list[ClassGrid]) -> list[Group]:
+        """Groups of grids that share cells or hyperplanes.
 
         Heads come as rows with head dims as the other way; any other grid is cut so that most units stay removable.
         """
@@ -86,16 +82,10 @@ class _Builder:
         if not first.attention:
             best = max((part.mode(cut) for cut in [*range(last), columns]), key=lambda m: m.count)
             kind: Kind = "conv-groups" if best.first is not None and best.first < last else "group-channels"
-            return [(g, None) for g in self.groups_of(best, kind)]
+            return self.groups_of(best, kind)
         rows = max((part.mode(cut) for cut in range(last)), key=lambda m: m.count)
         heads = [g for g in self.groups_of(rows, "heads") if g.units > 1]
-        dims = self.groups_of(part.mode(columns), "head-dim")
-        if not heads:
-            return [(g, None) for g in dims]
-        return [(g, d) for g, d in zip_longest(heads, dims)] if len(heads) >= len(dims) else [
-            (heads[min(k, len(heads) - 1)] if k < len(heads) else d, d if k < len(heads) else None)
-            for k, d in enumerate(dims)
-        ]
+        return heads + self.groups_of(part.mode(columns), "head-dim")
 
     # ---- cutting grids ----
 

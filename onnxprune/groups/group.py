@@ -30,7 +30,8 @@ class Group:
         params: parameters that each element of a bucket accounts for, in the order of `buckets`.
         macs: multiply-accumulates, likewise.
         note: why it is inexact.
-        alternative: id of the group that prunes the same weights another way.
+        alternatives: ids of the groups that cut the same grids another way.
+        width: slices that a unit takes from the first axis it touches.
     """
 
     id: str
@@ -42,7 +43,7 @@ class Group:
     params: list[NDArray[np.float64]] = field(default_factory=list)
     macs: list[NDArray[np.float64]] = field(default_factory=list)
     note: str = ""
-    alternative: str | None = None
+    alternatives: list[str] = field(default_factory=list)
     width: int = 1
 
     @property

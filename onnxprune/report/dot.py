@@ -6,6 +6,7 @@ grey where it reads weights that can't shrink, white where neither holds. Toolti
 
 from __future__ import annotations
 
+import colorsys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -106,7 +107,8 @@ class _Picture:
         reasons = [reason for name in names for reason in self.frozen.get(name, ())]
         colors = [self.color[g] for g in found][:_STRIPES] or [_FROZEN if reasons else _PLAIN]
         label = "\n".join([node.op, " ".join(found)]) if found else node.op
-        tooltip = [node.name or node.op, *(_described(self.by_id[g]) for g in found), *(f"frozen: {r}" for r in reasons)]
+        tooltip = [node.name or node.op, *(_described(self.by_id[g]) for g in found)]
+        tooltip += [f"frozen: {reason}" for reason in reasons]
         parts: Mapping[str, str] = {
             "label": label,
             "fillcolor": ":".join(colors),
@@ -150,8 +152,9 @@ def _read(node: gs.Node) -> Iterable[str]:
 
 def _color(k: int) -> str:
     """Colours as far apart as possible: steps of the golden ratio around the wheel, in three shades (HSV)."""
-    hue = (k * 0.6180339887) % 1
-    return f"{hue:.3f} {(0.45, 0.3, 0.6)[k % 3]:.2f} {(1.0, 0.92, 0.85)[k // 3 % 3]:.2f}"
+    hue, saturation, value = (k * 0.6180339887) % 1, (0.45, 0.3, 0.6)[k % 3], (1.0, 0.92, 0.85)[k // 3 % 3]
+    red, green, blue = (round(255 * part) for part in colorsys.hsv_to_rgb(hue, saturation, value))
+    return f"#{red:02x}{green:02x}{blue:02x}"
 
 
 def _quoted(text: str) -> str:

@@ -3,13 +3,13 @@
 The file holds either
 
 * one array `(N, ...)` for each input of the model, under the input's name; or
-* `images`, uint8 `(N, H, W)` or `(N, H, W, C)`, for a model with one image input. They become `(x / 255 - mean) / std`,
-  with `mean` and `std` (one number or one a channel) from the file, 0 and 1 without, in the layout of the input:
-  `(N, C, H, W)` or `(N, H, W, C)`. An integer input gets the pixels as they are.
+* `images`, uint8 `(N, H, W)` or `(N, H, W, C)`, for a model with one image input. They become
+  `(x / 255 - mean) / std`, with `mean` and `std` (one number or one a channel) from the file, 0 and 1 without, in the
+  layout of the input: `(N, C, H, W)` or `(N, H, W, C)`. An integer input gets the pixels as they are.
 
-To compare with, it has integer `labels` `(N,)` for an output of scores `(N, classes)`, or `targets` (also: an array with
-the name of an output) of an output's shape. With none that fits, an output of the input's shape is compared with the
-input itself: the model is an autoencoder.
+To compare with, it has integer `labels` `(N,)` for an output of scores `(N, classes)`, or `targets` (also: an array
+with the name of an output) of an output's shape. With none that fits, an output of the input's shape is compared with
+the input itself: the model is an autoencoder.
 """
 
 from __future__ import annotations
@@ -112,17 +112,16 @@ def load_data(path: Path, model: onnx.ModelProto) -> EvalData:
     held = _read(path)
     inputs = graph_inputs(model)
     dtypes = {i.name: np.dtype(helper.tensor_dtype_to_np_dtype(i.type.tensor_type.elem_type)) for i in inputs}
-    zero, one = np.zeros(1, np.float32), np.ones(1, np.float32)
-    data = {"labels": held.get("labels"), "targets": {n: a for n, a in held.items() if a.ndim and n not in dtypes}}
+    mean, std = np.zeros(1, np.float32), np.ones(1, np.float32)
+    images = None
     if inputs and all(i.name in held for i in inputs):
         arrays = {i.name: held[i.name] for i in inputs}
-        images, mean, std = None, zero, one
     elif "images" in held and len(inputs) == 1:
         images = inputs[0].name
-        layout, channels_last = _image_layout(path, held["images"], inputs[0])
-        arrays = {images: layout}
-        mean = _per_channel(path, "mean", held.get("mean", zero), layout, channels_last)
-        std = _per_channel(path, "std", held.get("std", one), layout, channels_last)
+        pixels, channels_last = _image_layout(path, held["images"], inputs[0])
+        arrays = {images: pixels}
+        mean = _per_channel(path, "mean", held.get("mean", mean), pixels, channels_last)
+        std = _per_channel(path, "std", held.get("std", std), pixels, channels_last)
     else:
         raise ModelError(
             f"{path}: has the arrays {_listed(held)}, but needs one for each input of the model "
@@ -130,14 +129,27 @@ def load_data(path: Path, model: onnx.ModelProto) -> EvalData:
         )
     for i in inputs:
         _check_shape(path, i, arrays[i.name])
-    counts = {name: len(array) for name, array in [*arrays.items(), *_named(data["labels"])]}
+    labels = held.get("labels")
+    if labels is not None and (labels.ndim != 1 or labels.dtype.kind not in "iu"):
+        raise ModelError(f"{path}: 'labels' has to be integers (N,), not {_described(labels)}")
+    samples = _samples(path, arrays if labels is None else {**arrays, "labels": labels})
+    targets = {n: a for n, a in held.items() if n not in dtypes and a.ndim and len(a) == samples}
+    return EvalData(path, arrays, images, mean, std, dtypes, _batch(path, inputs), labels, targets)
+
+
+def _samples(path: Path, arrays: Mapping[str, Array]) -> int:
+    counts = {name: len(array) for name, array in arrays.items()}
     if len(set(counts.values())) != 1 or not max(counts.values()):
         raise ModelError(f"{path}: needs the same number of samples, at least one, in each array, not {counts}")
-    targets = {n: a for n, a in data["targets"].items() if len(a) == max(counts.values())}
+    return max(counts.values())
+
+
+def _batch(path: Path, inputs: Sequence[onnx.ValueInfoProto]) -> int:
+    """Samples per run: what the model fixes, else our choice."""
     fixed = {n for n in (_fixed(i, 0) for i in inputs) if n}
     if len(fixed) > 1:
         raise ModelError(f"{path}: the model's inputs have different fixed first dimensions {sorted(fixed)}")
-    return EvalData(path, arrays, images, mean, std, dtypes, *(fixed or {_BATCH}), data["labels"], targets)
+    return fixed.pop() if fixed else _BATCH
 
 
 def evaluate(model: Path | bytes, data: EvalData, name: str = "model") -> Score:
@@ -257,10 +269,6 @@ def _check_shape(path: Path, value: onnx.ValueInfoProto, array: Array) -> None:
 def _fixed(value: onnx.ValueInfoProto, axis: int) -> int | None:
     dims = value.type.tensor_type.shape.dim
     return (dims[axis].dim_value or None) if axis < len(dims) else None
-
-
-def _named(labels: Array | None) -> list[tuple[str, Array]]:
-    return [] if labels is None else [("labels", labels)]
 
 
 def _described(array: Array) -> str:

@@ -118,7 +118,7 @@ def candidates(groups: Groups, options: Options) -> list[Group]:
 def _asked(group: Group, attention: Attention) -> bool:
     if attention in ("off", "both"):
         return attention == "both"
-    return group.kind == attention or group.alternative is None
+    return group.kind == attention or not group.alternatives
 
 
 def allocate(groups: Groups, options: Options) -> list[Choice]:

@@ -61,7 +61,18 @@ class Grid:
 
 @dataclass
 class LabelSpace:
-    """All labels of one trace. Rules only add facts; nothing is solved before the trace is complete."""
+    """All labels of one trace. Rules only add facts; nothing is solved before the trace is complete.
+
+    Attributes:
+        size: number of labels.
+        ties: arrays of labels that go together, position by position.
+        frozen: labels that stay, with the reason.
+        inexact: labels whose removal changes a statistic, with the reason.
+        fills: labels whose removed slices are neutral at another value than 0.
+        grids: by content.
+        touched: labels about which something was said since the tracer last looked: what a rule passes over in silence
+            is frozen.
+    """
 
     size: int = 0
     ties: list[tuple[Labels, Labels]] = field(default_factory=list)
@@ -69,6 +80,7 @@ class LabelSpace:
     inexact: list[tuple[Labels, str]] = field(default_factory=list)
     fills: list[tuple[Labels, float]] = field(default_factory=list)
     grids: dict[tuple[Any, ...], Grid] = field(default_factory=dict)
+    touched: list[Labels] = field(default_factory=list)
 
     def fresh(self, *shape: int) -> Labels:
         """New labels in an array of this shape."""
@@ -82,17 +94,24 @@ class LabelSpace:
         if a is b:
             return
         a, b = np.broadcast_arrays(a, b)
+        self.touched += [a, b]
         self.ties.append((a.ravel(), b.ravel()))
 
     def freeze(self, labels: Labels, reason: str) -> None:
         """None of these labels can be removed."""
+        self.touched.append(labels)
         if labels.size:
             self.frozen.append((labels.ravel(), reason))
 
     def mark_inexact(self, labels: Labels, reason: str) -> None:
         """Removing these labels changes a statistic that other channels depend on."""
+        self.touched.append(labels)
         if labels.size:
             self.inexact.append((labels.ravel(), reason))
+
+    def end(self, labels: Labels) -> None:
+        """Nothing follows for these labels: slices that are not picked, terms of a sum that are 0 once removed."""
+        self.touched.append(labels)
 
     def fill(self, labels: Labels, value: float) -> None:
         """A removed slice of a weight with these labels is neutral at `value`, not at 0 (a divisor, a zero point)."""

@@ -15,8 +15,11 @@ from onnxprune.trace.value import Shape
 ELEMENTS = 1 << 26
 
 
-def make_field(axes: Sequence[int], labels: Labels, zero: bool) -> Field | None:
-    """A field without the axes on which labels don't change; None where none is left. `axes` may be in any order."""
+def make_field(space: LabelSpace, axes: Sequence[int], labels: Labels, zero: bool) -> Field | None:
+    """A field without the axes on which labels don't change. `axes` may be in any order.
+
+    None where none is left: then the whole tensor stands and falls with one label, which is frozen.
+    """
     order = np.argsort(axes)
     labels = labels.transpose(order)
     kept = []
@@ -25,14 +28,15 @@ def make_field(axes: Sequence[int], labels: Labels, zero: bool) -> Field | None:
         if labels.shape[position] > 1 and not np.array_equal(np.broadcast_to(first, labels.shape), labels):
             kept.append((position, axis))
     if not kept:
+        space.freeze(labels.ravel()[:1], "it makes up a whole tensor by itself")
         return None
     index = tuple(slice(None) if p in {k for k, _ in kept} else 0 for p in range(labels.ndim))
     return Field(tuple(a for _, a in kept), np.ascontiguousarray(labels[index]), zero)
 
 
-def transpose(fields: Sequence[Field], perm: Sequence[int]) -> list[Field]:
+def transpose(space: LabelSpace, fields: Sequence[Field], perm: Sequence[int]) -> list[Field]:
     """Output axis `i` is input axis `perm[i]`."""
-    moved = (make_field([list(perm).index(a) for a in f.axes], f.labels, f.zero) for f in fields)
+    moved = (make_field(space, [list(perm).index(a) for a in f.axes], f.labels, f.zero) for f in fields)
     return [f for f in moved if f]
 
 
@@ -86,7 +90,7 @@ def reshape(space: LabelSpace, fields: Sequence[Field], before: Shape, after: Sh
         taken |= set(own)
         labels = f.labels.reshape([before[a] if a in f.axes else 1 for a in ins])
         labels = np.broadcast_to(labels, [before[a] for a in ins]).reshape([after[a] for a in outs])
-        moved = make_field(outs, labels, f.zero)
+        moved = make_field(space, outs, labels, f.zero)
         if moved:
             result.append(moved)
     return result
@@ -101,7 +105,8 @@ def select(
         if axis not in f.axes:
             result.append(f)
             continue
-        moved = make_field(f.axes, pick(f.labels, f.axes.index(axis)), f.zero)
+        space.end(f.labels)
+        moved = make_field(space, f.axes, pick(f.labels, f.axes.index(axis)), f.zero)
         if moved:
             result.append(moved)
     return result

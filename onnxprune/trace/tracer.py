@@ -170,9 +170,11 @@ class _Tracer:
                 reason = f"{op.what}: its shapes are unknown"
             self.give_up(op, bodies, reason)
             return
+        op.space.touched.clear()
         try:
             rule(op)
             self.check(op)
+            self.freeze_untouched(op)
         except Exception as error:  # a bug of ours must not cost the user the rest of the model
             self.result.failures.append(f"{op.what}: {type(error).__name__}: {error}")
             self.give_up(op, [], f"{op.what}: internal error of its rule")
@@ -181,6 +183,28 @@ class _Tracer:
             labels = {f.axes[0]: f.labels for f in value.fields}
             self.result.weights[value.name] = Weight(value.name, value.sizes, labels, stored=False)
         self.result.edits += op.edits
+
+    def freeze_untouched(self, op: Op) -> None:
+        """Labels that a rule passes over in silence are needed as they are."""
+        arrays = [f.labels.ravel() for v in op.outs for f in v.fields] + [x.ravel() for x in op.space.touched]
+        known = np.concatenate(arrays) if arrays else np.zeros(0, np.int32)
+        for value in op.ins:
+            if value is None:
+                continue
+            for f in value.fields:
+                planes = op.space.grid(f.labels).axis_labels if f.joint else [None]
+                if all(own is not None and np.isin(own, known).all() for own in planes):
+                    continue
+                self.freeze_missing(op, value, f.labels, known)
+            for labels in value.blocked.values():
+                self.freeze_missing(op, value, labels, known)
+
+    @staticmethod
+    def freeze_missing(op: Op, value: Value, labels: Labels, known: Labels) -> None:
+        """Freezes labels of an input that are not known to be accounted for."""
+        missing = labels[~np.isin(labels, known)]
+        if missing.size:
+            op.space.freeze(missing, f"{op.what} needs all of {value.name!r}")
 
     def freeze_foreign_blocks(self, node: gs.Node, ins: Sequence[Value | None]) -> None:
         """A weight labelled per group is read by an operator that knows no groups (from within a body)."""
@@ -223,6 +247,8 @@ class _Tracer:
             axes = [a for f in value.fields for a in f.axes]
             if len(set(axes)) < len(axes):
                 raise ValueError(f"two fields share an axis of {value.name!r}")
+            for f in [f for f in value.fields if f.labels.size == 1]:
+                self.result.space.freeze(f.labels, "it makes up a whole tensor by itself")
             value.fields = [f for f in value.fields if f.labels.size > 1]
             for f in value.fields:
                 if f.labels.shape != tuple(value.sizes[a] for a in f.axes):

@@ -136,6 +136,8 @@ def contract(
     for f in unify(space, operands, what, attention=attention):
         known = [bool(z) for z in f.zeros if z is not None or zero is not any]
         summed = [n for n in f.names if n not in position]
+        if summed:
+            space.end(f.labels)
         if summed and not any(bool(z) for z in f.zeros):
             for n in summed:
                 only = f.only(space, n, attention=attention)

@@ -62,6 +62,11 @@ class Value:
 
 
 def length(alive: NDArray[np.bool_], labels: Labels, position: int) -> int:
-    """How many slices an axis of a field keeps: `position` counts within the field's axes."""
+    """How many slices an axis of a field keeps: `position` counts within the field's axes.
+
+    The last axis may keep different slices in different rows, so it is counted per row, the others by what is left in them.
+    """
     kept = alive[labels]
-    return int(kept.sum(axis=position).max()) if kept.ndim > 1 else int(kept.sum())
+    if position == kept.ndim - 1:
+        return int(kept.sum(axis=-1).max())
+    return int(kept.any(axis=tuple(a for a in range(kept.ndim) if a != position)).sum())

@@ -160,7 +160,8 @@ def _complaint(model: onnx.ModelProto) -> str:
     try:
         onnx.checker.check_model(model, full_check=True)
     except Exception as error:
-        return f"onnx.checker: {str(error).strip().splitlines()[0]}"
+        text = " ".join(str(error).split())
+        return f"onnx.checker: {text[:300]}"
     return ""
 
 

@@ -14,7 +14,7 @@ from onnxprune.shapes.infer import Scope, element_type
 
 _PASSES = {
     "Identity", "Cast", "CastLike", "Unsqueeze", "Squeeze", "Reshape", "Flatten", "Transpose", "Expand", "Slice", "Split",
-    "Concat", "Tile", "Pad", "Clip", "Where", "Add", "Sub", "Mul", "Gather", "Max", "Min", "Mod",
+    "Concat", "Tile", "Pad", "Clip", "Where", "Add", "Sub", "Gather", "Max", "Min", "Mod",
 }  # fmt: skip
 _TABLES = {"Gather": 0, "GatherElements": 0, "GatherND": 0}
 

@@ -27,7 +27,7 @@ def heads_first(op: Op, value: Value, heads: int) -> Value:
         if f.joint:
             op.space.grid(f.labels)
     return replace(
-        value, shape=(batch, heads, length, hidden // heads), fields=moves.transpose(fields, [0, 2, 1, 3]), why={}
+        value, shape=(batch, heads, length, hidden // heads), fields=moves.transpose(op.space, fields, [0, 2, 1, 3]), why={}
     )
 
 
@@ -64,7 +64,7 @@ def heads_last(op: Op, fields: list[Field], out: Value, heads: int) -> list[Fiel
     if out.rank == 4:
         return fields
     batch, length, hidden = out.sizes
-    moved = moves.transpose(fields, [0, 2, 1, 3])
+    moved = moves.transpose(op.space, fields, [0, 2, 1, 3])
     return moves.reshape(op.space, moved, (batch, length, heads, hidden // heads), out.sizes, op.what)
 
 
@@ -192,12 +192,12 @@ def packed_attention(op: Op) -> None:
     parts = []
     for k in range(3):
         picked = [
-            moves.make_field([a - (a > 2) for a in f.axes if a != 2], f.labels.take(k, axis=f.axes.index(2)), f.zero)
+            moves.make_field(op.space, [a - (a > 2) for a in f.axes if a != 2], f.labels.take(k, axis=f.axes.index(2)), f.zero)
             if 2 in f.axes else Field(tuple(a - (a > 2) for a in f.axes), f.labels, f.zero)
             for f in fields
         ]  # fmt: skip
         part = Value(op.what, x.dtype, (batch, length, heads, width // 3 // heads), fields=[f for f in picked if f])
-        part.fields = moves.transpose(part.fields, [0, 2, 1, 3])
+        part.fields = moves.transpose(op.space, part.fields, [0, 2, 1, 3])
         part.shape = (batch, heads, length, width // 3 // heads)
         parts.append(part)
     q, k_, v = parts

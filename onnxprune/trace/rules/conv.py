@@ -59,6 +59,9 @@ def _convolve(op: Op, x: Value, w: Value, into: Labels | None, out: Labels | Non
     for value in (x, w):
         for axis in range(2, value.rank):
             op.freeze_axis(value, axis, f"{op.what} slides over it")
+    for f in x.fields:
+        if f.joint and 0 in f.axes:
+            op.freeze_axis(x, 0)
     read = op.alone(x, 1)
     cells = None if read is None else read.reshape(groups, -1)
     in_axis = 0 if op.node.op == "ConvTranspose" else 1
@@ -149,7 +152,11 @@ def sample(op: Op) -> None:
         op.freeze_axis(x, axis)
     for i in range(1, len(op.ins)):
         op.freeze(op.given(i))
-    op.outs[0].fields = [f for f in x.fields if f.axes == (1,)]
+    if op.node.op == "GridSample":
+        op.outs[0].fields = [f for f in x.fields if max(f.axes) < 2]
+        return
+    labels, f = op.alone(x, 1), x.field_on(1)
+    op.outs[0].fields = [] if labels is None or f is None else [Field((1,), labels, f.zero)]
 
 
 @rule("DepthToSpace")

@@ -27,6 +27,7 @@ def gather(op: Op) -> None:
         op.outs[0].fields = others
         return
     static = indices.static
+    op.space.end(f.labels)
     movable = static is not None and static.size > 0
     if not movable or indices.rank != 1:
         reason = f"{op.what} looks it up by data" if static is None else f"{op.what} picks single slices of it"
@@ -42,7 +43,7 @@ def gather(op: Op) -> None:
     all_axes = [*axes[:position], *range(axis, axis + indices.rank), *axes[position:]]
     if indices.rank == 1:
         op.edits.append(Edit(op.node, 1, None, op.space.separate(f, axis), 0, "index"))
-    moved = moves.make_field(all_axes, picked, f.zero) if picked.ndim else None
+    moved = moves.make_field(op.space, all_axes, picked, f.zero) if picked.ndim else None
     op.outs[0].fields = others + ([moved] if moved else [])
 
 

@@ -20,7 +20,7 @@ def transpose(op: Op) -> None:
     """Permutes axes."""
     x = op.need(0)
     perm = list(op.attr("perm", range(x.rank - 1, -1, -1)))
-    op.outs[0].fields = moves.transpose(x.fields, perm)
+    op.outs[0].fields = moves.transpose(op.space, x.fields, perm)
     op.outs[0].why = {perm.index(a): r for a, r in x.why.items()}
 
 
@@ -86,7 +86,7 @@ def concat(op: Op) -> None:
             else:
                 parts.append(f.labels)
         joined = moves.make_field(
-            covered, np.concatenate(parts, axis=position), all(f is not None and f.zero for f in along)
+            op.space, covered, np.concatenate(parts, axis=position), all(f is not None and f.zero for f in along)
         )
         fields += [joined] if joined else []
     out.fields = fields
@@ -108,7 +108,7 @@ def part(op: Op, value: Value, axis: int, start: int, stop: int) -> list[Field]:
     f = value.field_on(axis)
     if f is not None and f.joint and f.axes[-1] == axis:
         for a, b in ((0, start), (stop, value.sizes[axis])):
-            rest = moves.make_field(f.axes, f.labels[..., a:b], f.zero) if b > a else None
+            rest = moves.make_field(op.space, f.axes, f.labels[..., a:b], f.zero) if b > a else None
             if rest is not None and rest.joint:
                 op.space.grid(rest.labels)
     return moves.select(op.space, value.fields, axis, lambda labels, p: np.take(labels, range(start, stop), axis=p))
@@ -229,7 +229,7 @@ def tile(op: Op) -> None:
         return
     fields = []
     for f in x.fields:
-        moved = moves.make_field(f.axes, np.tile(f.labels, [int(repeats[a]) for a in f.axes]), f.zero)
+        moved = moves.make_field(op.space, f.axes, np.tile(f.labels, [int(repeats[a]) for a in f.axes]), f.zero)
         fields += [moved] if moved else []
     op.outs[0].fields = fields
 
@@ -265,6 +265,8 @@ def constant_of_shape(op: Op) -> None:
 @rule("Shape", "Size")
 def shape(op: Op) -> None:
     """Lengths are followed wherever they go; nothing to tie."""
+    for f in op.need(0).fields:
+        op.space.end(f.labels)
 
 
 @rule("Col2Im")

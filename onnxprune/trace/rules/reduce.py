@@ -27,7 +27,9 @@ def reduce(op: Op) -> None:
     reduced = {a % x.rank for a in axes} or set(range(x.rank))
     for f in x.fields:
         for axis in reduced & set(f.axes):
-            if not (op.node.op in _SUMS and f.zero):
+            if op.node.op in _SUMS and f.zero:
+                op.space.end(f.labels)
+            else:
                 op.inexact_axis(x, axis, "a statistic")
     drop_axes(op, reduced, keep=bool(op.attr("keepdims", 1)), zero=op.node.op not in _LOSES_ZERO)
 

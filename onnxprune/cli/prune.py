@@ -1,0 +1,276 @@
+"""`onnxprune prune`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from onnxprune.cli import values
+from onnxprune.cli.screen import Screen, to_json
+from onnxprune.errors import ModelError, NothingToPruneError, VerificationError
+
+if TYPE_CHECKING:
+    import onnx
+
+    from onnxprune import PruneResult
+    from onnxprune.report.evaluate import Score
+    from onnxprune.report.latency import Latency
+    from onnxprune.select.allocate import Attention, Ranking
+
+_CHOICE = "What goes"
+_CHECKS = "Checks and measurements"
+_FILES = "Files and output"
+
+
+def prune(
+    context: typer.Context,
+    source: Annotated[Path, typer.Argument(metavar="IN", help="Model to prune; stays as it is.", show_default=False)],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="OUT", help="Pruned model.", rich_help_panel=_FILES)
+    ],
+    ratio: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="RATIO",
+            help="Share of each group's units that goes, 0.5 unless given; GLOB=RATIO for some. Repeatable.",
+            rich_help_panel=_CHOICE,
+            show_default=False,
+        ),
+    ] = None,
+    criterion: Annotated[
+        str, typer.Option(metavar="NAME", help="Importance of a unit: l1 or l2.", rich_help_panel=_CHOICE)
+    ] = "l2",
+    ranking: Annotated[
+        str,
+        typer.Option(
+            metavar="local|global",
+            help="Rank within each group, or all groups together.",
+            rich_help_panel=_CHOICE,
+        ),
+    ] = "local",
+    round_to: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Keep multiples of N channels.", rich_help_panel=_CHOICE)
+    ] = 1,
+    min_channels: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Keep at least N units of a group.", rich_help_panel=_CHOICE)
+    ] = 1,
+    ignore: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="GLOB", help="Groups, initializers or nodes that stay. Repeatable.", rich_help_panel=_CHOICE
+        ),
+    ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="GLOB", help="Groups, initializers or nodes that may go. Repeatable.", rich_help_panel=_CHOICE
+        ),
+    ] = None,
+    attention: Annotated[
+        str,
+        typer.Option(metavar="heads|head-dim|both|off", help="What goes of attention.", rich_help_panel=_CHOICE),
+    ] = "heads",
+    width: Annotated[
+        bool,
+        typer.Option("--width", help="Also groups that a statistic runs over (inexact).", rich_help_panel=_CHOICE),
+    ] = False,
+    shape: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=N,N,...", help="Shape of an input. Repeatable.", rich_help_panel=_CHECKS),
+    ] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify/--no-verify", help="Prove the surgery.", rich_help_panel=_CHECKS)
+    ] = True,
+    latency: Annotated[
+        bool, typer.Option("--latency/--no-latency", help="Time both models.", rich_help_panel=_CHECKS)
+    ] = True,
+    evaluation: Annotated[
+        Path | None,
+        typer.Option("--eval", metavar="NPZ", help="Score both models on this data.", rich_help_panel=_CHECKS),
+    ] = None,
+    seed: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Seed of the random inputs.", rich_help_panel=_CHECKS)
+    ] = 0,
+    plan_out: Annotated[
+        Path | None, typer.Option(metavar="JSON", help="Write what was removed.", rich_help_panel=_FILES)
+    ] = None,
+    report_out: Annotated[
+        Path | None, typer.Option(metavar="JSON", help="Write all figures.", rich_help_panel=_FILES)
+    ] = None,
+    copy_if_nothing: Annotated[
+        bool, typer.Option("--copy-if-nothing", help="Write IN to OUT if nothing can go.", rich_help_panel=_FILES)
+    ] = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON document instead of tables.", rich_help_panel=_FILES)
+    ] = False,
+) -> None:
+    """Prune a model, verify the result and measure it."""
+    overall, by_glob = values.ratios(ratio or [])
+    shapes = values.shapes(shape or [])
+    _check_choices(criterion, ranking, attention)
+    values.check_outputs([source, evaluation], [output, plan_out, report_out])
+    run = _Run(cast(Screen, context.obj), source, output, shapes, seed)
+    model = run.load(evaluation)
+    options: dict[str, Any] = {
+        "ratio": overall,
+        "ratios": by_glob,
+        "criterion": criterion,
+        "ranking": cast("Ranking", ranking),
+        "round_to": round_to,
+        "min_channels": min_channels,
+        "ignore": ignore or [],
+        "only": only or [],
+        "attention": cast("Attention", attention),
+        "width": width,
+        "check": verify,
+    }
+    try:
+        result = run.prune(model, options)
+    except NothingToPruneError:
+        if copy_if_nothing:
+            run.save(model)
+        raise
+    run.save(result.model, result.plan.to_json(), plan_out)
+    run.measure(model, latency=latency)
+    document = {"input": str(source), "output": str(output), "report": result.report.to_dict(), **run.figures()}
+    if report_out:
+        from onnxprune.io.save import save_text
+
+        save_text(to_json(document), report_out)
+    if json:
+        run.screen.document(document)
+    else:
+        run.show(result, width=width)
+
+
+def _check_choices(criterion: str, ranking: str, attention: str) -> None:
+    from typing import get_args
+
+    from onnxprune.select import allocate
+    from onnxprune.select.criteria import criteria
+
+    values.check_choice("--criterion", criterion, criteria())
+    values.check_choice("--ranking", ranking, get_args(allocate.Ranking))
+    values.check_choice("--attention", attention, get_args(allocate.Attention))
+
+
+@dataclass
+class _Run:
+    """One pruning, from file to file."""
+
+    screen: Screen
+    source: Path
+    output: Path
+    shapes: dict[str, tuple[int, ...]]
+    seed: int
+    score: Callable[[Path], Score] | None = None
+    before: Score | None = None
+    after: Score | None = None
+    times: tuple[Latency, Latency] | None = None
+    untimed: str = ""
+
+    def load(self, evaluation: Path | None) -> onnx.ModelProto:
+        """Reads the model; scores it, which also tells whether the data fits."""
+        from onnxprune.io.load import load_model
+
+        model = load_model(self.source)
+        if evaluation:
+            from onnxprune.report.evaluate import evaluate, load_data
+
+            data = load_data(evaluation, model)
+            self.score = lambda path: evaluate(path, data, str(path))
+            with self.screen.progress() as progress:
+                progress("evaluating the model", 0.0)
+                self.before = self.score(self.source)
+        return model
+
+    def prune(self, model: onnx.ModelProto, options: dict[str, Any]) -> PruneResult:
+        """Prunes and verifies."""
+        from onnxprune import prune
+
+        with self.screen.progress() as progress:
+            result = prune(model, **options, shapes=self.shapes or None, seed=self.seed, progress=progress)
+        found = result.report.verification
+        if found is not None and not found.passed:
+            raise VerificationError(f"{self.source}: {found.message or 'the results differ'}; nothing was written")
+        return result
+
+    def save(self, model: onnx.ModelProto, plan: str = "", plan_out: Path | None = None) -> None:
+        """Writes the plan, then the model."""
+        from onnxprune.io.save import save_model, save_text
+
+        if plan_out:
+            save_text(plan, plan_out)
+        save_model(model, self.output, source_path=self.source)
+
+    def measure(self, model: onnx.ModelProto, *, latency: bool) -> None:
+        """Times and scores the files."""
+        with self.screen.progress() as progress:
+            if self.score:
+                progress("evaluating the pruned model", 0.0)
+                self.after = self.score(self.output)
+            if latency:
+                progress("timing both models", 0.0)
+                self.times = self._time(model)
+
+    def _time(self, model: onnx.ModelProto) -> tuple[Latency, Latency] | None:
+        from onnxprune.report.latency import latency, single_input
+
+        names = {"before": self.source, "after": self.output}
+        try:
+            times = latency(names, single_input(model, self.shapes))
+        except ModelError as error:  # the pruned model is there and proven: a missing figure must not take it away
+            self.untimed = str(error)
+            return None
+        return times["before"], times["after"]
+
+    def figures(self) -> dict[str, Any]:
+        """Measurements as plain data."""
+        times, scores = self.times, self.scores
+        return {
+            "latency": times and {n: {"p50_ms": t.p50, "ms": t.ms} for n, t in zip(_SIDES, times, strict=True)},
+            "evaluation": scores
+            and {
+                "metric": scores[0].metric,
+                "samples": scores[0].samples,
+                "before": scores[0].value,
+                "after": scores[1].value,
+                "agreement": scores[0].agreement(scores[1]),
+            },
+        }
+
+    @property
+    def scores(self) -> tuple[Score, Score] | None:
+        """Of both models."""
+        return (self.before, self.after) if self.before and self.after else None
+
+    def show(self, result: PruneResult, *, width: bool) -> None:
+        """The result table and what the user should know."""
+        from rich.text import Text
+
+        from onnxprune.report.tables import Note, notes_table, plural, result_notes, result_table
+
+        notes = result_notes(result.report, verbose=self.screen.verbose, width=width)
+        if self.untimed:
+            notes.append(Note("not timed", self.untimed, "bold yellow"))
+        if self.times:
+            runs = plural(len(self.times[0].ms), "run")
+            text = f"median of {runs} of each model in turn, one sample, ONNX Runtime on this CPU"
+            notes.append(Note("latency", text))
+        if self.scores:
+            one, two = self.scores
+            agreement = one.agreement(two)
+            same = f"; both models agree on {agreement:.1f} %" if agreement is not None else ""
+            notes.append(Note("evaluated", f"on {plural(one.samples, 'sample')}{same}"))
+        if self.screen.verbose:
+            spent = ", ".join(f"{what} {s:.2f}" for what, s in result.report.seconds.items())
+            notes.append(Note("seconds", spent))
+        title = Text(f"{self.source} -> {self.output}", "bold")
+        self.screen.show(title, result_table(result.report, self.times, self.scores), notes_table(notes))
+
+
+_SIDES = ("before", "after")

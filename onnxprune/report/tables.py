@@ -1,0 +1,245 @@
+"""Tables and notes for people. They hold plain text only: names of a model are never read as markup."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from onnxprune.groups.group import Frozen, Group, Groups
+from onnxprune.verify.oracle import Verification
+
+if TYPE_CHECKING:
+    from onnxprune.report.evaluate import Score
+    from onnxprune.report.latency import Latency
+    from onnxprune.report.report import Report
+
+_REASONS = 5
+_NAMED = re.compile(r"'[^']*'|\"[^\"]*\"")
+# Positions of a kernel are no channels: nobody expects them to go.
+_EXPECTED = "slides over it"
+
+
+@dataclass(frozen=True)
+class Note:
+    """One thing the user should know.
+
+    Attributes:
+        topic: one or two words.
+        text: the rest of the line.
+        style: of the topic, as rich names it.
+    """
+
+    topic: str
+    text: str
+    style: str = "bold"
+
+
+# ---- prune ----
+
+
+def result_table(
+    report: Report, latency: tuple[Latency, Latency] | None = None, scores: tuple[Score, Score] | None = None
+) -> Table:
+    """Before, after and change of everything that was measured."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("")
+    for name in ("before", "after", "change"):
+        table.add_column(name, justify="right")
+    table.add_row("size", *_row(report.bytes_before, report.bytes_after, lambda n: f"{si(n)}B"))
+    table.add_row("parameters", *_row(report.params_before, report.params_after, lambda n: f"{n:,.0f}"))
+    table.add_row("MACs", *_row(report.macs_before, report.macs_after, si))
+    if latency:
+        before, after = (each.p50 for each in latency)
+        faster = f"{before / after:.2f}x faster" if after <= before else f"{after / before:.2f}x slower"
+        table.add_row("latency p50", f"{before:.3g} ms", f"{after:.3g} ms", faster)
+    if scores:
+        one, two = scores
+        if one.metric == "accuracy":
+            row = (f"{one.value:.2f} %", f"{two.value:.2f} %", f"{two.value - one.value:+.2f} points")
+            table.add_row("top-1 accuracy", *row)
+        else:
+            table.add_row("mean squared error", f"{one.value:.4g}", f"{two.value:.4g}", percent(one.value, two.value))
+    return table
+
+
+def _row(before: float, after: float, text: Callable[[float], str]) -> tuple[str, str, str]:
+    return text(before), text(after), percent(before, after)
+
+
+def result_notes(report: Report, *, verbose: bool, width: bool) -> list[Note]:
+    """What was removed, what was not touched and why, what went wrong, and what the verification said.
+
+    Args:
+        report: of one pruning.
+        verbose: all reasons instead of the most frequent ones.
+        width: inexact groups were asked for, so there is no need to point at them.
+    """
+    cut = [g for g in report.groups if g.removed]
+    units, of = sum(g.removed for g in cut), sum(g.units for g in cut)
+    notes = [Note("removed", f"{units:,} of {of:,} units in {plural(len(cut), 'group')}")] if cut else []
+    notes.append(Note("MACs", f"of one run with {shapes_text(report.shapes)}"))
+    notes += frozen_notes(report.frozen, verbose=verbose, width=width)
+    notes += trouble_notes(report.unknown_ops, report.failures)
+    for back in report.put_back:
+        text = f"group {back.group} stays as it was: {back.reason} (a bug of onnxprune, please report it)"
+        notes.append(Note("put back", text, "bold red"))
+    if report.verification is None:
+        return [*notes, Note("not verified", report.unverified, "bold yellow")]
+    return [*notes, verification_note(report.verification)]
+
+
+def verification_note(found: Verification) -> Note:
+    """One line about a comparison of two models."""
+    figures = f"largest relative error {found.error:.1e}, tolerance {found.tolerance:.0e}"
+    outputs = plural(len(found.outputs), "output")
+    if found.before:
+        outputs += f" and {plural(len(found.before), 'input')} of discrete operators"
+    text = f"{figures}; {outputs} on random inputs: {shapes_text(found.shapes)}"
+    if found.passed:
+        return Note("verified", text, "bold green")
+    return Note("failed", f"{found.message}; {text}" if found.message else text, "bold red")
+
+
+def frozen_notes(frozen: Sequence[Frozen], *, verbose: bool, width: bool) -> list[Note]:
+    """Why axes were not touched, the most frequent reasons first."""
+    counted = frozen_reasons(f for f in frozen if verbose or not f.reason.endswith(_EXPECTED))
+    shown = counted if verbose else counted[:_REASONS]
+    notes = []
+    for k, (reason, axes) in enumerate(shown):
+        hint = " (try --width)" if is_inexact(reason) and not width else ""
+        notes.append(Note("" if k else "not touched", f"{plural(axes, 'axis', 'axes')}: {reason}{hint}"))
+    if len(counted) > len(shown):
+        rest = sum(axes for _, axes in counted[len(shown) :])
+        notes.append(Note("", f"{plural(rest, 'axis', 'axes')} for other reasons (-v lists them)"))
+    return notes
+
+
+def trouble_notes(unknown: Mapping[str, Sequence[str]], failures: Sequence[str]) -> list[Note]:
+    """Operators without a rule, and rules that failed."""
+    notes = [
+        Note("unknown op", f"{op} ({plural(len(nodes), 'node')}): what it touches stays as it was", "bold yellow")
+        for op, nodes in unknown.items()
+    ]
+    notes += [Note("failure", f"{text} (a bug of onnxprune, please report it)", "bold red") for text in failures]
+    return notes
+
+
+def frozen_reasons(frozen: Iterable[Frozen]) -> list[tuple[str, int]]:
+    """Reasons with the number of axes they hold; those that differ in names only are one, with dots for the names."""
+    found: dict[str, list[str]] = {}
+    for f in frozen:
+        found.setdefault(_NAMED.sub("'...'", f.reason), []).append(f.reason)
+    merged = [(key if len(set(reasons)) > 1 else reasons[0], len(reasons)) for key, reasons in found.items()]
+    return sorted(merged, key=lambda pair: -pair[1])
+
+
+def is_inexact(reason: str) -> bool:
+    """The axis could go with `--width`: all that holds it is a statistic."""
+    return " computes " in reason and reason.endswith(" over it")
+
+
+def notes_table(notes: Iterable[Note]) -> Table:
+    """Notes below each other, their topics in a column of their own."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for note in notes:
+        table.add_row(Text(note.topic, note.style), Text(note.text))
+    return table
+
+
+# ---- inspect ----
+
+
+def groups_table(groups: Groups, *, verbose: bool) -> Table:
+    """One row for each group."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("group", no_wrap=True)
+    table.add_column("kind", no_wrap=True)
+    for name in ("units", "params/unit", "MACs/unit"):
+        table.add_column(name, justify="right", no_wrap=True)
+    # Folded, not cut off: the names are what --ignore and --only take.
+    table.add_column("members (tensor:axis)", overflow="fold")
+    for group in groups.groups:
+        kind = group.kind if group.exact else f"{group.kind} *"
+        costs = (f"{group.units:,}", si(group.unit_params, 4), si(group.unit_macs, 4))
+        table.add_row(group.id, kind, *costs, Text(_members(group, verbose=verbose)))
+    return table
+
+
+def groups_notes(groups: Groups, *, verbose: bool) -> list[Note]:
+    """Totals, what the marks mean, and what can't go."""
+    kinds = {kind: sum(g.kind == kind for g in groups.groups) for kind in dict.fromkeys(g.kind for g in groups.groups)}
+    notes = [Note("groups", ", ".join(f"{n} {kind}" for kind, n in kinds.items()) or "none: nothing can be removed")]
+    inexact: dict[str, list[str]] = {}
+    for g in groups.groups:
+        if not g.exact:
+            inexact.setdefault(_NAMED.sub("'...'", g.note), []).append(g.id)
+    notes += [Note("* inexact", f"{', '.join(ids)}: {note}") for note, ids in inexact.items()]
+    pairs = [f"{g.alternative}/{g.id}" for g in groups.groups if g.alternative and _is_second(g, groups.groups)]
+    if pairs:
+        text = f"{', '.join(pairs)} cut the same weights in two ways; --attention chooses"
+        notes.append(Note("either", text))
+    notes += frozen_notes(groups.frozen, verbose=verbose, width=groups.width)
+    return notes + trouble_notes(groups.trace.unknown, groups.trace.failures)
+
+
+def _is_second(group: Group, groups: Sequence[Group]) -> bool:
+    ids = [g.id for g in groups]
+    return group.alternative in ids[: ids.index(group.id)]
+
+
+def frozen_table(frozen: Sequence[Frozen]) -> Table:
+    """One row for each axis that can't shrink, or only in part."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("frozen tensor", overflow="fold")
+    for name in ("axis", "slices"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("reason", overflow="fold")
+    for f in frozen:
+        slices = f"{f.slices:,}" if f.slices == f.of else f"{f.slices:,}/{f.of:,}"
+        table.add_row(Text(f.weight), str(f.axis), slices, Text(f.reason))
+    return table
+
+
+def _members(group: Group, *, verbose: bool) -> str:
+    names = [f"{weight}:{axis}" for weight, axis in group.members]
+    if verbose or len(names) == 1:
+        return ", ".join(names)
+    return f"{names[0]} and {len(names) - 1} more"
+
+
+# ---- numbers ----
+
+
+def shapes_text(shapes: Mapping[str, Sequence[int]]) -> str:
+    """Input shapes, such as `image 1x3x224x224`."""
+    return ", ".join(f"{name} {'x'.join(map(str, shape)) or 'scalar'}" for name, shape in shapes.items())
+
+
+def si(number: float, digits: int = 3) -> str:
+    """A number with a unit prefix: `4.09 G`; the space stays where there is none, so that a unit can follow."""
+    for prefix, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= size:
+            value = number / size
+            return f"{value:.{max(digits - len(str(int(value))), 0)}f} {prefix}"
+    return f"{number:.4g} "
+
+
+def percent(before: float, after: float) -> str:
+    """The change in percent."""
+    if not before:
+        return "" if not after else "from 0"
+    times = after / before
+    return f"{(times - 1) * 100:+.1f} %" if times < 10 else f"{times:,.0f}x"
+
+
+def plural(count: int, one: str, many: str | None = None) -> str:
+    """`1 axis`, `2 axes`."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
