@@ -214,7 +214,9 @@ def _analyze(
     source: onnx.ModelProto, width: bool, shapes: Mapping[str, Sequence[int]] | None
 ) -> tuple[Prepared, Groups]:
     prepared = prepare(source, shapes)
-    return prepared, build(trace(prepared.graph, prepared.shapes, prepared.inferred), width=width)
+    traced = trace(prepared.graph, prepared.shapes, prepared.inferred)
+    traced.clones = prepared.clones
+    return prepared, build(traced, width=width)
 
 
 def _resolve(

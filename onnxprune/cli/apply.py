@@ -22,10 +22,10 @@ def apply(
     values.check_outputs([source, plan_path], [output])
     from rich.text import Text
 
-    from onnxprune import apply as apply_plan
-    from onnxprune import load_plan
+    from onnxprune.api import apply as apply_plan
     from onnxprune.io.load import load_model, model_size
     from onnxprune.io.save import save_model
+    from onnxprune.plan.plan import load_plan
     from onnxprune.report.tables import percent, si
 
     plan = load_plan(plan_path)

@@ -30,7 +30,7 @@ def inspect(
     screen = cast(Screen, context.obj)
     shapes = values.shapes(shape or [])
     values.check_outputs([source], [dot, svg])
-    from onnxprune import analyze
+    from onnxprune.api import analyze
     from onnxprune.io.load import load_model
 
     model = load_model(source)
@@ -79,7 +79,7 @@ def _document(groups: Groups) -> dict[str, Any]:
                 "members": g.members,
                 "nodes": g.nodes,
                 "note": g.note,
-                "alternative": g.alternative,
+                "alternatives": g.alternatives,
             }
             for g in groups.groups
         ],

@@ -16,7 +16,7 @@ from onnxprune.errors import ModelError, NothingToPruneError, VerificationError
 if TYPE_CHECKING:
     import onnx
 
-    from onnxprune import PruneResult
+    from onnxprune.api import PruneResult
     from onnxprune.report.evaluate import Score
     from onnxprune.report.latency import Latency
     from onnxprune.select.allocate import Attention, Ranking
@@ -190,7 +190,7 @@ class _Run:
 
     def prune(self, model: onnx.ModelProto, options: dict[str, Any]) -> PruneResult:
         """Prunes and verifies."""
-        from onnxprune import prune
+        from onnxprune.api import prune
 
         with self.screen.progress() as progress:
             result = prune(model, **options, shapes=self.shapes or None, seed=self.seed, progress=progress)

@@ -33,9 +33,9 @@ def verify(
     if tolerance is not None and not tolerance >= 0:
         raise UsageError(f"--tolerance {tolerance:g}: has to be 0 or more")
     shapes = values.shapes(shape or [])
-    from onnxprune import load_plan
-    from onnxprune import verify as compare
+    from onnxprune.api import verify as compare
     from onnxprune.io.load import load_model
+    from onnxprune.plan.plan import load_plan
     from onnxprune.report.tables import notes_table, verification_note
 
     plan = load_plan(plan_path)

@@ -1,7 +1,7 @@
 """A model as it is traced.
 
-Two things are changed first, neither of which changes what the model computes: model-local functions are inlined, and
-subgraphs that compute a weight from weights (weight standardization, a BatchNorm on a kernel) are replaced by their result
+Three things are changed first, none of which changes what the model computes: model-local functions are inlined, constant
+vectors that several nodes share (the ones and zeros of decomposed normalizations) are given to each of them, and subgraphs that compute a weight from weights (weight standardization, a BatchNorm on a kernel) are replaced by their result
 where an operator in them would keep the weight from being sliced. Moves of weights (Transpose, Reshape, Cast) stay: labels
 follow them. A weight that is made from almost nothing (ConstantOfShape) stays too: no file grows.
 """
@@ -17,9 +17,9 @@ import onnx_graphsurgeon as gs
 from onnx import TensorProto, helper, inliner
 
 from onnxprune.errors import ModelError
-from onnxprune.io.surgeon import export_model, import_graph
+from onnxprune.io.surgeon import constant_array, export_model, import_graph
 from onnxprune.shapes.dims import assignments
-from onnxprune.shapes.infer import Inferred, Scope, constant_of, infer
+from onnxprune.shapes.infer import Inferred, Scope, constant_of, element_type, infer
 
 _FOLLOWED = {
     "Identity", "Cast", "CastLike", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Split", "Concat",
@@ -37,12 +37,14 @@ class Prepared:
         graph: its graph.
         shapes: concrete input shapes.
         inferred: shapes and static values at these shapes.
+        clones: name -> original of constants that were given to each reader for itself.
     """
 
     model: onnx.ModelProto
     graph: gs.Graph
     shapes: dict[str, tuple[int, ...]]
     inferred: Inferred
+    clones: dict[str, str]
 
 
 def prepare(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]] | None = None) -> Prepared:
@@ -61,11 +63,42 @@ def prepare(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]] | None =
         model = inliner.inline_local_functions(model)
     graph = import_graph(model)
     chosen, inferred = _infer(model, graph, shapes)
-    folded = _fold(model, graph, inferred)
-    if folded is None:
-        return Prepared(model, graph, chosen, inferred)
-    graph = import_graph(folded)
-    return Prepared(folded, graph, chosen, infer(graph, chosen))
+    folded = _fold(model, graph, inferred) or model
+    unshared, clones = _unshare(folded)
+    if unshared is model:
+        return Prepared(model, graph, chosen, inferred, {})
+    graph = import_graph(unshared)
+    return Prepared(unshared, graph, chosen, infer(graph, chosen), clones)
+
+
+def _unshare(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, str]]:
+    """Gives each reader of a constant vector (all ones, all zeros) its own: it ties nothing that is tied by meaning.
+
+    After the surgery, those that are still equal are one again.
+    """
+    graph = import_graph(model)
+    clones: dict[str, str] = {}
+    names = set(graph.tensors()) | {t.name for g in graph.subgraphs(recursive=True) for t in g.tensors().values()}
+    for t in list(graph.tensors().values()):
+        readers = [(n, i) for n in graph.nodes for i, x in enumerate(n.inputs) if x is t] if _splat(t) else []
+        for node, i in readers[1:]:
+            name = f"{t.name}_{len(clones)}_own"
+            while name in names:
+                name += "_"
+            clones[name] = t.name
+            node.inputs[i] = gs.Constant(name, np.array(constant_array(t)))
+    return (export_model(graph, model), clones) if clones else (model, clones)
+
+
+def _splat(t: gs.Tensor) -> bool:
+    """A float vector of one repeated number that is read more than once."""
+    if not isinstance(t, gs.Constant) or len(t.outputs) < 2 or element_type(t) not in _FLOATS:
+        return False
+    size = int(np.prod(t.shape))
+    if not 2 <= size <= 65536 or sum(n > 1 for n in t.shape) != 1:
+        return False
+    array = constant_array(t)
+    return bool((array == array.ravel()[0]).all())
 
 
 def _check(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> None:

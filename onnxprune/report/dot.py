@@ -81,7 +81,7 @@ class _Picture:
 
     def __init__(self, groups: Groups) -> None:
         self.groups = groups
-        self.shown = [g for g in groups.groups if g.alternative is None or not _follows(g, groups.groups)]
+        self.shown = _first_of_alternatives(groups.groups)
         self.color = {g.id: _color(k) for k, g in enumerate(self.shown)}
         self.by_id = {g.id: g for g in self.shown}
         self.of_class = np.full(groups.classes.count, -1, np.int64)
@@ -126,14 +126,13 @@ class _Picture:
             yield from (self.shown[k].id for k in ids if k >= 0)
 
 
-def _follows(group: Group, groups: Iterable[Group]) -> bool:
-    """It is the second of two groups that cut the same weights."""
-    for other in groups:
-        if other.id == group.id:
-            return False
-        if other.id == group.alternative:
-            return True
-    return False
+def _first_of_alternatives(groups: Iterable[Group]) -> list[Group]:
+    """The groups without those that cut the same weights as an earlier one of another kind."""
+    shown: dict[str, Group] = {}
+    for group in groups:
+        if not any(other in shown for other in group.alternatives):
+            shown[group.id] = group
+    return list(shown.values())
 
 
 def _described(group: Group) -> str:

@@ -223,11 +223,13 @@ def _read(path: Path) -> dict[str, Array]:
         with np.load(path, allow_pickle=False) as archive:
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise ModelError(f"{path}: holds one array; save named arrays with numpy.savez")
-            return {name: archive[name] for name in archive.files}
+            held = {name: archive[name] for name in archive.files}
     except FileNotFoundError:
         raise ModelError(f"{path}: no such file; check the path") from None
     except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
         raise ModelError(f"{path}: is no npz file of plain arrays ({first_line(error)})") from None
+    # Members of the archive that are no arrays come as bytes.
+    return {name: array for name, array in held.items() if isinstance(array, np.ndarray)}
 
 
 def _image_layout(path: Path, images: Array, value: onnx.ValueInfoProto) -> tuple[Array, bool]:
@@ -268,7 +270,7 @@ def _check_shape(path: Path, value: onnx.ValueInfoProto, array: Array) -> None:
 
 def _fixed(value: onnx.ValueInfoProto, axis: int) -> int | None:
     dims = value.type.tensor_type.shape.dim
-    return (dims[axis].dim_value or None) if axis < len(dims) else None
+    return dims[axis].dim_value if axis < len(dims) and dims[axis].dim_value > 0 else None
 
 
 def _described(array: Array) -> str:

@@ -166,6 +166,6 @@ def single_input(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]] | N
 def _symbol(value: onnx.ValueInfoProto, axis: int) -> str:
     """The name of a symbolic dimension, made up where it has none; empty for a fixed one."""
     dims = value.type.tensor_type.shape.dim
-    if axis >= len(dims) or dims[axis].HasField("dim_value"):
+    if axis >= len(dims) or dims[axis].dim_value > 0:
         return ""
     return dims[axis].dim_param or f"{value.name}[{axis}]"

@@ -182,17 +182,16 @@ def groups_notes(groups: Groups, *, verbose: bool) -> list[Note]:
         if not g.exact:
             inexact.setdefault(_NAMED.sub("'...'", g.note), []).append(g.id)
     notes += [Note("* inexact", f"{', '.join(ids)}: {note}") for note, ids in inexact.items()]
-    pairs = [f"{g.alternative}/{g.id}" for g in groups.groups if g.alternative and _is_second(g, groups.groups)]
-    if pairs:
-        text = f"{', '.join(pairs)} cut the same weights in two ways; --attention chooses"
-        notes.append(Note("either", text))
+    ways = dict.fromkeys(tuple(sorted([g.id, *g.alternatives], key=_number)) for g in groups.groups if g.alternatives)
+    if ways:
+        text = ", ".join("/".join(ids) for ids in ways)
+        notes.append(Note("either", f"{text} cut the same weights in different ways; --attention chooses"))
     notes += frozen_notes(groups.frozen, verbose=verbose, width=groups.width)
     return notes + trouble_notes(groups.trace.unknown, groups.trace.failures)
 
 
-def _is_second(group: Group, groups: Sequence[Group]) -> bool:
-    ids = [g.id for g in groups]
-    return group.alternative in ids[: ids.index(group.id)]
+def _number(group_id: str) -> int:
+    return int(group_id.lstrip("g"))
 
 
 def frozen_table(frozen: Sequence[Frozen]) -> Table:

@@ -58,6 +58,7 @@ def apply_alive(model: onnx.ModelProto, groups: Groups, alive: Mask) -> onnx.Mod
             set_constant(constant, np.ascontiguousarray(cut(constant_array(constant), keep)))
     follower = Follower(trace, alive, nodes, graph.opset)
     follower.run()
+    _share_again(constants, trace.clones)
     owners = {id(n): g for g in [graph, *graph.subgraphs(recursive=True)] for n in g.nodes}
     for reader, new in follower.inserted:
         owner = owners[id(reader)]
@@ -65,6 +66,17 @@ def apply_alive(model: onnx.ModelProto, groups: Groups, alive: Mask) -> onnx.Mod
     result = export_model(graph, model)
     set_value_info(result, _changed_shapes(trace, alive))
     return result
+
+
+def _share_again(constants: dict[str, gs.Constant], clones: dict[str, str]) -> None:
+    """Clones that are still equal to their original are replaced by it."""
+    for clone, original in clones.items():
+        own, first = constants[clone], constants[original]
+        if np.array_equal(constant_array(own), constant_array(first)):
+            for node in list(own.outputs):
+                for i, t in enumerate(node.inputs):
+                    if t is own:
+                        node.inputs[i] = first
 
 
 def _changed_shapes(trace: Trace, alive: Mask) -> dict[str, list[int | None]]:

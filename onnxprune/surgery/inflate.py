@@ -30,6 +30,8 @@ def inflate(source: onnx.ModelProto, pruned: onnx.ModelProto, groups: Groups, al
     graph = import_graph(source)
     constants = stored_weights(graph)
     small = stored_weights(import_graph(pruned))
+    for clone, original in trace.clones.items():
+        small.setdefault(clone, small.get(original, constants[original]))
     neutral = neutral_values(trace.space)
     producers = {t.name: n for n in graph.nodes for t in n.outputs}
     for weight in trace.weights.values():

@@ -49,6 +49,7 @@ class Trace:
         origins: constant element behind an origin id.
         unknown: operator -> nodes without a rule.
         failures: bugs of ours: rules that raised, with the node.
+        clones: constants that were split per reader for the trace -> what they were; equal ones become one again.
     """
 
     graph: gs.Graph
@@ -58,6 +59,7 @@ class Trace:
     inferred: Inferred = field(default_factory=Inferred)
     unknown: dict[str, list[str]] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
+    clones: dict[str, str] = field(default_factory=dict)
 
     @property
     def values(self) -> Scope:

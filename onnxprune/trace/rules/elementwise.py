@@ -21,11 +21,19 @@ def _nth(*positions: int) -> object:
 @rule(
     "Relu", "LeakyRelu", "Elu", "Selu", "Celu", "ThresholdedRelu", "Shrink", "Tanh", "Erf", "Abs", "Neg", "Sign", "Sqrt",
     "Sin", "Sinh", "Asin", "Asinh", "Atan", "Atanh", "Tan", "Softsign", "HardSwish", "Gelu", "Mish", "Swish", "Floor",
-    "Ceil", "Round", "Identity", "Cast", "CastLike", "IsNaN", "IsInf",
+    "Ceil", "Round", "Identity", "Cast", "IsNaN", "IsInf",
 )  # fmt: skip
 def keeps_zero(op: Op) -> None:
     """f(0) = 0."""
     op.same()
+
+
+@rule("CastLike")
+def cast_like(op: Op) -> None:
+    """Of the second input only the type is read."""
+    op.same()
+    for f in op.need(1).fields:
+        op.space.end(f.labels)
 
 
 @rule("Sigmoid", "HardSigmoid", "Exp", "Softplus", "Cos", "Cosh", "Acos", "Acosh", "Not", "BitwiseNot")
