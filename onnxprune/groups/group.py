@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -105,11 +106,24 @@ class Groups:
         alive[removed] = False
         return np.asarray(alive[self.classes.of_label])
 
+    @cached_property
+    def floors(self) -> list[Ids]:
+        """Sets of classes of which one has to stay, or some tensor would be empty."""
+        found: dict[bytes, Ids] = {}
+        for scope in self.trace.inferred.scopes.values():
+            for value in scope.values():
+                for f in value.fields:
+                    ids = np.unique(self.classes.of_label[f.labels])
+                    found.setdefault(ids.tobytes(), ids)
+        return list(found.values())
+
     def violations(self, alive: Mask) -> list[str]:
         """What makes a removal illegal: a tensor that would not be a box. `alive` is per label; empty where legal."""
         per_class = np.ones(self.classes.count, np.bool_)
         np.logical_and.at(per_class, self.classes.of_label, alive)
         problems = []
+        if not all(per_class[ids].any() for ids in self.floors):
+            problems.append("a tensor would be empty")
         for grid in self.classes.grids:
             kept = per_class[grid.cells]
             box = np.ones(kept.shape, np.bool_)

@@ -136,7 +136,34 @@ def allocate(groups: Groups, options: Options) -> list[Choice]:
     for choice, count in zip(choices, counts, strict=True):
         count = _rounded(choice.group, count, options)
         choice.removed = [sorted(np.argsort(s, kind="stable")[:count].tolist()) for s in choice.scores]
+    _hold_floors(groups, choices)
     return choices
+
+
+def _hold_floors(groups: Groups, choices: Sequence[Choice]) -> None:
+    """Puts the most important unit back wherever a tensor would be empty: one part of a Split may lose all it has."""
+    gone = np.zeros(groups.classes.count, np.bool_)
+    for choice in choices:
+        gone[choice.classes] = True
+    for floor in groups.floors:
+        while gone[floor].all():
+            best = max(
+                (
+                    (choice.scores[b][k], n, b, k)
+                    for n, choice in enumerate(choices)
+                    for b, rows in enumerate(choice.removed)
+                    for k in rows
+                    if np.isin(choice.group.buckets[b][k], floor).any()
+                ),
+                default=None,
+            )
+            if best is None:
+                break
+            choice = choices[best[1]]
+            for b, rows in enumerate(choice.removed):
+                back = best[3] if b == best[2] else max(rows, key=lambda k, s=choice.scores[b]: s[k])
+                rows.remove(back)
+                gone[choice.group.buckets[b][back]] = False
 
 
 def _ratio(group: Group, options: Options) -> float:
