@@ -220,9 +220,10 @@ def _classes(array: Array) -> Array:
 
 def _read(path: Path) -> dict[str, Array]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise ModelError(f"{path}: holds one array; save named arrays with numpy.savez")
+        archive = np.load(path, allow_pickle=False)
+        if isinstance(archive, np.ndarray):
+            raise ModelError(f"{path}: holds one array; save named arrays with numpy.savez")
+        with archive:
             held = {name: archive[name] for name in archive.files}
     except FileNotFoundError:
         raise ModelError(f"{path}: no such file; check the path") from None

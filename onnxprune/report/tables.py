@@ -165,7 +165,7 @@ def groups_table(groups: Groups, *, verbose: bool) -> Table:
     for name in ("units", "params/unit", "MACs/unit"):
         table.add_column(name, justify="right", no_wrap=True)
     # Folded, not cut off: the names are what --ignore and --only take.
-    table.add_column("members (tensor:axis)", overflow="fold")
+    table.add_column("tensor:axis +others", overflow="fold")
     for group in groups.groups:
         kind = group.kind if group.exact else f"{group.kind} *"
         costs = (f"{group.units:,}", si(group.unit_params, 4), si(group.unit_macs, 4))
@@ -211,7 +211,7 @@ def _members(group: Group, *, verbose: bool) -> str:
     names = [f"{weight}:{axis}" for weight, axis in group.members]
     if verbose or len(names) == 1:
         return ", ".join(names)
-    return f"{names[0]} and {len(names) - 1} more"
+    return f"{names[0]} +{len(names) - 1}"
 
 
 # ---- numbers ----

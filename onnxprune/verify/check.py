@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from onnxprune.groups.classes import Mask
 from onnxprune.groups.group import Groups
@@ -15,9 +17,9 @@ from onnxprune.report.report import PutBack
 from onnxprune.select.allocate import Choice
 from onnxprune.shapes.dims import assignments
 from onnxprune.surgery.apply import apply_alive
-from onnxprune.surgery.inflate import inflate
+from onnxprune.surgery.inflate import inflate, inflated_weights
 from onnxprune.verify.inputs import random_inputs
-from onnxprune.verify.oracle import TOLERANCE, Verification, compare
+from onnxprune.verify.oracle import TOLERANCE, SourceError, Verification, compare
 from onnxprune.verify.session import run
 
 
@@ -68,28 +70,35 @@ class Checker:
 
         The result of a removal that changes statistics is only run, not compared.
         """
-        whole = inflate(self.prepared.model, pruned, self.groups, alive)
+        source = self.prepared.model
         graph, scope = self.prepared.graph, self.groups.trace.values
+        weights = {w.name: a for w, a in inflated_weights(source, pruned, self.groups, alive)}
+        if not weights.keys() <= {t.name for t in source.graph.initializer}:
+            source, weights = inflate(source, pruned, self.groups, alive), {}
         reason = ""
         for shapes in self.candidates():
             feeds = random_inputs(graph, shapes, scope, self.seed)
-            if self.shapes is None:
-                try:
-                    run(self.prepared.model, feeds, [o.name for o in self.prepared.model.graph.output])
-                except RuntimeError as error:
+            try:
+                result = compare(source, pruned, graph, feeds, self.tolerance, weights)
+            except SourceError as error:
+                if self.shapes is None and not self.source_runs(feeds):
                     reason = reason or str(error)
                     continue
-                self.shapes = shapes
-            return self.compared(whole, pruned, feeds)
+                result = Verification(False, float("inf"), self.tolerance, message=f"inflated source: {error}")
+            except RuntimeError as error:
+                result = Verification(False, float("inf"), self.tolerance, message=str(error))
+            self.shapes = shapes
+            return result
         self.unverified = f"ONNX Runtime can't run the source: {reason}"
         return None
 
-    def compared(self, whole: onnx.ModelProto, pruned: onnx.ModelProto, feeds) -> Verification:  # type: ignore[no-untyped-def]
-        """One comparison; what ONNX Runtime refuses has failed."""
+    def source_runs(self, feeds: Mapping[str, NDArray[Any]]) -> bool:
+        """Whether the source itself can be run."""
         try:
-            return compare(whole, pruned, self.prepared.graph, feeds, self.tolerance)
-        except RuntimeError as error:
-            return Verification(False, float("inf"), self.tolerance, message=str(error))
+            run(self.prepared.model, feeds, [o.name for o in self.prepared.model.graph.output])
+        except RuntimeError:
+            return False
+        return True
 
     def attempt(self, choices: Sequence[Choice]) -> tuple[onnx.ModelProto | None, Verification | None, str]:
         """Surgery and proof for some groups: the result, its verification, and what failed."""

@@ -64,12 +64,17 @@ def relative_error(expected: NDArray[Any], actual: NDArray[Any]) -> float:
     return float(np.abs(a[finite] - b[finite]).max()) / (scale or 1.0)
 
 
+class SourceError(RuntimeError):
+    """The side that is known to be right can't be run."""
+
+
 def compare(
     expected: onnx.ModelProto,
     actual: onnx.ModelProto,
     graph: gs.Graph,
     feeds: Mapping[str, NDArray[Any]],
     tolerance: float,
+    weights: Mapping[str, NDArray[Any]] | None = None,
 ) -> Verification:
     """Runs both models and compares their outputs.
 
@@ -77,24 +82,31 @@ def compare(
     operators are compared in their place.
 
     Args:
-        expected: the inflated source.
+        expected: the inflated source, or the source where `weights` inflates it.
         actual: the pruned model.
         graph: graph of the source, to find discrete operators.
         feeds: inputs.
         tolerance: largest relative error that passes.
+        weights: initializers of `expected` that take other values.
 
     Raises:
-        RuntimeError: one of them can't be loaded or run.
+        SourceError: `expected` can't be loaded or run.
+        RuntimeError: `actual` can't.
     """
     names = [o.name for o in actual.graph.output]
-    a, b = run(expected, feeds, names), run(actual, feeds, names)
+    try:
+        a = run(expected, feeds, names, weights)
+    except RuntimeError as error:
+        raise SourceError(str(error)) from error
+    b = run(actual, feeds, names)
     errors = {n: relative_error(x, y) for n, x, y in zip(names, a, b, strict=True)}
     behind, inputs = _discrete(graph)
     doubtful = [n for n, e in errors.items() if not e <= tolerance and n in behind]
     before: list[str] = []
     if doubtful and all(e <= tolerance for n, e in errors.items() if n not in doubtful):
         before = sorted(inputs)
-        x, y = (run(_with_outputs(m, before), feeds, before) for m in (expected, actual))
+        x = run(_with_outputs(expected, before), feeds, before, weights)
+        y = run(_with_outputs(actual, before), feeds, before)
         found = {n: relative_error(p, q) for n, p, q in zip(before, x, y, strict=True) if p.shape == q.shape}
         before = sorted(found)
         errors = {n: e for n, e in errors.items() if n not in doubtful} | found

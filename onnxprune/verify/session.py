@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto
+from onnx import TensorProto, helper, numpy_helper
 
 if TYPE_CHECKING:
     import onnxruntime as ort
 
+_INLINE = 4096  # bytes; smaller weights stay in the model's bytes
+_ARRAYS = {TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16}
 _TYPES = {
     "float": TensorProto.FLOAT, "double": TensorProto.DOUBLE, "float16": TensorProto.FLOAT16,
     "bfloat16": TensorProto.BFLOAT16, "int64": TensorProto.INT64, "int32": TensorProto.INT32,
@@ -25,36 +28,97 @@ def dtype_of(name: str) -> int:
     return int(_TYPES.get(name.removeprefix("tensor(").removesuffix(")"), 0))
 
 
-def open_session(model: onnx.ModelProto) -> ort.InferenceSession:
-    """A CPU session that runs the graph as it is written.
+def open_session(
+    model: onnx.ModelProto, weights: Mapping[str, NDArray[Any]] | None = None
+) -> tuple[ort.InferenceSession, list[object]]:
+    """A CPU session that runs the graph as it is written, and what has to live as long as it.
+
+    Weights are handed over as arrays: the file's bytes are never built, and models beyond 2 GB run too.
+
+    Args:
+        model: any model.
+        weights: initializers of the main graph that take other values, of the same shape and type.
 
     Raises:
         RuntimeError: ONNX Runtime refuses the model.
     """
     import onnxruntime as ort
 
+    from onnxprune.io.load import copy_structure
+
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.enable_cpu_mem_arena = False
+    options.add_session_config_entry("session.disable_prepacking", "1")
+    structure = copy_structure(model, keep_bytes=_INLINE)
+    names, values = [], []
+    for full, bare in zip(model.graph.initializer, structure.graph.initializer, strict=True):
+        given = (weights or {}).get(full.name)
+        if given is not None:
+            bare.CopyFrom(numpy_helper.from_array(given, full.name)) if given.nbytes <= _INLINE else None
+        if full.data_type in _ARRAYS and full.HasField("raw_data") and len(full.raw_data) > _INLINE:
+            array = given if given is not None else np.frombuffer(full.raw_data, helper.tensor_dtype_to_np_dtype(full.data_type)).reshape(full.dims)
+            names.append(full.name)
+            values.append(ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array)))
+            bare.data_location = TensorProto.EXTERNAL
+            for key, value in (("location", "memory"), ("offset", "0"), ("length", str(array.nbytes))):
+                bare.external_data.add(key=key, value=value)
+        elif full.HasField("raw_data") and not bare.HasField("raw_data"):
+            bare.raw_data = full.raw_data
+    _keep_attributes(model, structure)
     try:
-        return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        if names:
+            options.add_external_initializers(names, values)
+        session = ort.InferenceSession(structure.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise RuntimeError(first_line(error)) from error
+    return session, [options, values]
 
 
-def run(model: onnx.ModelProto, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> list[NDArray[Any]]:
+def _keep_attributes(model: onnx.ModelProto, structure: onnx.ModelProto) -> None:
+    """Payloads of attributes and bodies stay in the file."""
+    from onnxprune.io.load import graphs
+
+    for k, (full, bare) in enumerate(zip(graphs(model), graphs(structure), strict=True)):
+        if k:
+            for a, b in zip(full.initializer, bare.initializer, strict=True):
+                b.CopyFrom(a)
+        for n, m in zip(full.node, bare.node, strict=True):
+            for a, b in zip(n.attribute, m.attribute, strict=True):
+                if a.HasField("t"):
+                    b.t.CopyFrom(a.t)
+                for t, u in zip(a.tensors, b.tensors, strict=True):
+                    u.CopyFrom(t)
+        for a, b in zip(full.sparse_initializer, bare.sparse_initializer, strict=True):
+            b.CopyFrom(a)
+
+
+def run(
+    model: onnx.ModelProto,
+    feeds: Mapping[str, NDArray[Any]],
+    outputs: Sequence[str],
+    weights: Mapping[str, NDArray[Any]] | None = None,
+) -> list[NDArray[Any]]:
     """Outputs of one run; the session is gone afterwards.
+
+    Args:
+        model: any model.
+        feeds: inputs by name; names that the model has not are left out.
+        outputs: which to compute.
+        weights: see `open_session`.
 
     Raises:
         RuntimeError: the model can't be loaded or run.
     """
-    session = open_session(model)
+    session, alive = open_session(model, weights)
     known = {i.name for i in session.get_inputs()}
     try:
         return list(session.run(list(outputs), {n: a for n, a in feeds.items() if n in known}))
     except Exception as error:
         raise RuntimeError(first_line(error)) from error
+    finally:
+        del session, alive
 
 
 def first_line(error: Exception) -> str:
