@@ -1,7 +1,7 @@
 """What every contestant is measured with: the same loading, the same inputs, the same counting of parameters.
 
-Needs numpy, onnx and onnxruntime only, so that it runs in the environment of any contestant. A contestant is a script that
-calls `serve(measure)`. It reads a request (JSON) from standard input:
+Needs numpy, onnx and onnxruntime only, so that it runs in the environment of any contestant. A contestant is a script
+that calls `serve(measure)`. It reads a request (JSON) from standard input:
 
     topology   path of the model (`.onnx`, or `.onnx.gz` of the zoo)
     hydrate    path of the zoo's `hydrate.py`
@@ -167,8 +167,12 @@ def run(model: ModelProto, feeds: dict[str, np.ndarray]) -> str | None:
 
 def describe(error: BaseException) -> str:
     """Type and message of an exception in one line, without the folders of this machine."""
-    text = " ".join(f"{type(error).__name__}: {error}".split())
-    return _without_folders(text)[:ERROR_LENGTH]
+    return describe_text(f"{type(error).__name__}: {error}")
+
+
+def describe_text(text: str) -> str:
+    """A message in one line, without the folders of this machine."""
+    return _without_folders(" ".join(text.split()))[:ERROR_LENGTH]
 
 
 def frames(error: BaseException, root: Path) -> list[str]:
@@ -240,7 +244,7 @@ def _graphs(graph: GraphProto) -> Iterator[GraphProto]:
     yield graph
     for node in graph.node:
         for attribute in node.attribute:
-            for inner in ([attribute.g] if attribute.type == AttributeProto.GRAPH else attribute.graphs):
+            for inner in [attribute.g] if attribute.type == AttributeProto.GRAPH else attribute.graphs:
                 yield from _graphs(inner)
 
 

@@ -1,4 +1,4 @@
-"""Contestant: `onnxsim.pruning.apply_structured_pruning`, on the file as it is or after onnxsim's own simplification."""
+"""Contestant: `onnxsim.pruning.apply_structured_pruning`, on the file as it is or after `onnxsim.simplify`."""
 
 from __future__ import annotations
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from measure import Case, peak_rss_mb, serve, timed
+from measure import Case, describe_text, peak_rss_mb, serve, timed
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-REASONS = 8
+REASONS = 12
+MEMBERS = 6
 
 
 def measure(case: Case) -> None:
@@ -53,7 +55,9 @@ def _figures(result: Any) -> dict[str, Any]:
         "oracle": None
         if checked is None
         else {"passed": bool(checked.passed), "error": checked.error, "compared": list(compared)},
-        "put_back": [str(item) for item in report.put_back],
+        "unverified": getattr(report, "unverified", "") if checked is None else "",
+        "put_back": [_returned(item, report) for item in report.put_back],
+        "groups": len(getattr(report, "groups", [])),
         "frozen": _reasons(report.frozen),
         "frozen_axes": len(report.frozen),
         "unknown_ops": {op: len(nodes) for op, nodes in report.unknown_ops.items()},
@@ -62,18 +66,28 @@ def _figures(result: Any) -> dict[str, Any]:
     }
 
 
+def _returned(item: Any, report: Any) -> dict[str, Any]:
+    """A group that was put back: why, and what it is."""
+    row = next((row for row in getattr(report, "groups", []) if row.id == item.group), None)
+    found = {"group": item.group, "reason": describe_text(item.reason)}
+    if row is not None:
+        found |= {"kind": row.kind, "units": row.units, "members": [f"{w} axis {a}" for w, a in row.members[:MEMBERS]]}
+    return found
+
+
 def _reasons(frozen: list[Any]) -> list[dict[str, Any]]:
-    """The most frequent reasons: axes of weights they hold, slices they hold, and one weight as an example."""
+    """The most frequent kinds of reasons: axes of weights they hold, slices they hold, and one of them in full."""
     axes: Counter[str] = Counter()
     slices: Counter[str] = Counter()
     example: dict[str, str] = {}
     for item in frozen:
-        axes[item.reason] += 1
-        slices[item.reason] += item.slices
-        example.setdefault(item.reason, f"{item.weight} axis {item.axis}")
+        kind = re.sub(r" '[^']*'", "", item.reason)
+        axes[kind] += 1
+        slices[kind] += item.slices
+        example.setdefault(kind, f"{item.weight} axis {item.axis}: {item.reason}")
     return [
-        {"reason": reason, "axes": count, "slices": slices[reason], "example": example[reason]}
-        for reason, count in axes.most_common(REASONS)
+        {"reason": kind, "axes": count, "slices": slices[kind], "example": example[kind]}
+        for kind, count in axes.most_common(REASONS)
     ]
 
 

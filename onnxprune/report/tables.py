@@ -91,7 +91,12 @@ def result_notes(report: Report, *, verbose: bool, width: bool) -> list[Note]:
         notes.append(Note("put back", text, "bold red"))
     if report.verification is None:
         return [*notes, Note("not verified", report.unverified, "bold yellow")]
-    return [*notes, verification_note(report.verification)]
+    notes.append(verification_note(report.verification))
+    inexact = [g.id for g in cut if not g.exact]
+    if inexact:
+        text = f"{', '.join(inexact)}: they change a statistic, so that the result was run, but is not comparable"
+        notes.append(Note("not verified", text, "bold yellow"))
+    return notes
 
 
 def verification_note(found: Verification) -> Note:

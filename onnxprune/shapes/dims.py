@@ -18,6 +18,7 @@ _ARITHMETIC = {
 }
 _SPATIAL = (64, 96, 128, 160, 192)
 _PLAIN = (2, 7, 5, 11, 13, 17, 19, 23, 29, 31)
+_LONG = (2, 576, 640, 768, 896, 1024)
 
 
 def graph_inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
@@ -32,16 +33,18 @@ def assignments(
     """Candidate concrete shapes of the inputs, the most telling first.
 
     Every symbol gets a size of its own; where a model then contradicts itself (exporters give one dimension two names),
-    the next candidates use one size per axis position, then other sizes.
+    the next candidates use one size per axis position, then other sizes, among them lengths of audio.
 
     Args:
         model: its inputs may have symbolic or unknown dimensions.
         given: shapes that the user fixed, by input name.
     """
     given = dict(given or {})
-    for by_position, start in ((False, 0), (True, 0), (False, 1), (True, 1), (True, 2)):
+    for by_position, sizes_of, start in (
+        (False, _PLAIN, 0), (True, _PLAIN, 0), (False, _PLAIN, 1), (True, _PLAIN, 1), (False, _LONG, 0), (True, _LONG, 2),
+    ):  # fmt: skip
         symbols: dict[str, int] = {}
-        plain, spatial, unnamed = iter(_PLAIN[start:]), iter(_SPATIAL[start:]), count()
+        plain, spatial, unnamed = iter(sizes_of[start:]), iter(_SPATIAL[start:]), count()
         shapes: dict[str, tuple[int, ...]] = {}
         for value in graph_inputs(model):
             if value.name in given:

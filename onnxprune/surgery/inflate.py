@@ -6,7 +6,7 @@ removed channel ends in a zero weight. So one run of both on random inputs prove
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from onnxprune.groups.group import Groups
 from onnxprune.io.surgeon import constant_array, export_model, import_graph, set_constant
 from onnxprune.surgery.apply import stored_weights
 from onnxprune.surgery.weights import cut, keep_of, neutral_values, put_back
-from onnxprune.trace.tracer import Trace, Weight
+from onnxprune.trace.tracer import Weight
 
 
 def inflated_weights(
@@ -38,6 +38,7 @@ def inflated_weights(
     for clone, original in trace.clones.items():
         small.setdefault(clone, small.get(original, constants[original]))
     neutral = neutral_values(trace.space)
+    producers = _producers(trace.graph)
     for weight in trace.weights.values():
         keep = keep_of(weight, alive)
         fill = {a: neutral[labels] for a, labels in weight.labels.items() if labels.ndim == 1 and neutral[labels].any()}
@@ -45,11 +46,14 @@ def inflated_weights(
             cut_weight = constant_array(small[weight.name])
             yield weight, put_back(cut_weight, weight.shape, keep, fill) if keep else cut_weight
         elif keep and not weight.stored:  # ConstantOfShape: the same constant with zeros in it
-            yield weight, put_back(cut(_made(trace, weight), keep), weight.shape, keep, fill)
+            yield weight, put_back(cut(_made(producers[weight.name], weight), keep), weight.shape, keep, fill)
 
 
-def _made(trace: Trace, weight: Weight) -> NDArray[Any]:
-    node = next(n for g in [trace.graph, *trace.graph.subgraphs(recursive=True)] for n in g.nodes if n.outputs[0].name == weight.name)
+def _producers(graph: gs.Graph) -> dict[str, gs.Node]:
+    return {t.name: n for g in [graph, *graph.subgraphs(recursive=True)] for n in g.nodes for t in n.outputs}
+
+
+def _made(node: gs.Node, weight: Weight) -> NDArray[Any]:
     held = node.attrs.get("value")
     sample = np.zeros(1, np.float32) if held is None else np.asarray(constant_array(held))
     return np.full(weight.shape, sample.ravel()[0], sample.dtype)
@@ -57,14 +61,17 @@ def _made(trace: Trace, weight: Weight) -> NDArray[Any]:
 
 def inflate(source: onnx.ModelProto, pruned: onnx.ModelProto, groups: Groups, alive: Mask) -> onnx.ModelProto:
     """The source graph with the weights of the pruned model; see `inflated_weights`."""
+    return put_in(source, {w.name: a for w, a in inflated_weights(source, pruned, groups, alive)})
+
+
+def put_in(source: onnx.ModelProto, weights: Mapping[str, NDArray[Any]]) -> onnx.ModelProto:
+    """The source with other values of some tensors, stored ones or outputs of ConstantOfShape."""
     graph = import_graph(source)
-    constants = stored_weights(graph)
-    producers = {t.name: n for g in [graph, *graph.subgraphs(recursive=True)] for n in g.nodes for t in n.outputs}
-    for weight, array in inflated_weights(source, pruned, groups, alive):
-        if weight.stored:
-            set_constant(constants[weight.name], array)
+    constants, producers = stored_weights(graph), _producers(graph)
+    for name, array in weights.items():
+        if name in constants:
+            set_constant(constants[name], array)
         else:
-            node = producers[weight.name]
-            tensor = gs.Constant(f"{weight.name}_inflated", array)
-            node.op, node.attrs, node.inputs = "Identity", {}, [tensor]
+            node = producers[name]
+            node.op, node.attrs, node.inputs = "Identity", {}, [gs.Constant(f"{name}_inflated", array)]
     return export_model(graph, source)

@@ -17,7 +17,7 @@ from onnxprune.report.report import PutBack
 from onnxprune.select.allocate import Choice
 from onnxprune.shapes.dims import assignments
 from onnxprune.surgery.apply import apply_alive
-from onnxprune.surgery.inflate import inflate, inflated_weights
+from onnxprune.surgery.inflate import inflated_weights, put_in
 from onnxprune.verify.inputs import random_inputs
 from onnxprune.verify.oracle import TOLERANCE, SourceError, Verification, compare
 from onnxprune.verify.session import run
@@ -74,7 +74,7 @@ class Checker:
         graph, scope = self.prepared.graph, self.groups.trace.values
         weights = {w.name: a for w, a in inflated_weights(source, pruned, self.groups, alive)}
         if not weights.keys() <= {t.name for t in source.graph.initializer}:
-            source, weights = inflate(source, pruned, self.groups, alive), {}
+            source, weights = put_in(source, weights), {}
         reason = ""
         for shapes in self.candidates():
             feeds = random_inputs(graph, shapes, scope, self.seed)

@@ -58,7 +58,7 @@ def bias_gelu(op: Op) -> None:
 def dropout(op: Op) -> None:
     """Identity in inference; the mask is all ones."""
     op.same()
-    if len(op.outs) > 1 and op.outs[1].name:
+    if len(op.outs) > 1 and op.outs[1].name and op.outs[1].shape == op.need(0).shape:
         op.same(out=1, zero=False)
 
 
