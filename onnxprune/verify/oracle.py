@@ -46,6 +46,7 @@ class Verification:
     before: list[str] = field(default_factory=list)
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     message: str = ""
+    noise: float = 0.0
 
 
 def relative_error(expected: NDArray[Any], actual: NDArray[Any]) -> float:
