@@ -11,6 +11,7 @@ import onnx
 
 from onnxprune.errors import NothingToPruneError, PlanError, VerificationError
 from onnxprune.groups.build import build
+from onnxprune.groups.classes import Mask
 from onnxprune.groups.group import Groups
 from onnxprune.io.load import load_model, model_size, sha256_model
 from onnxprune.io.surgeon import import_graph
@@ -210,9 +211,7 @@ def _model(model: Source) -> onnx.ModelProto:
     return model if isinstance(model, onnx.ModelProto) else load_model(model)
 
 
-def _analyze(
-    source: onnx.ModelProto, width: bool, shapes: Mapping[str, Sequence[int]] | None
-) -> tuple[Prepared, Groups]:
+def _analyze(source: onnx.ModelProto, width: bool, shapes: Mapping[str, Sequence[int]] | None) -> tuple[Prepared, Groups]:
     prepared = prepare(source, shapes)
     traced = trace(prepared.graph, prepared.shapes, prepared.inferred)
     traced.clones = prepared.clones
@@ -221,7 +220,7 @@ def _analyze(
 
 def _resolve(
     source: onnx.ModelProto, plan: Plan, shapes: Mapping[str, Sequence[int]] | None
-) -> tuple[Prepared, Groups, object]:  # type: ignore[type-arg]
+) -> tuple[Prepared, Groups, Mask]:
     found = sha256_model(source)
     if found != plan.sha256:
         raise PlanError(f"the plan is for the model with hash {plan.sha256[:12]}..., this one has {found[:12]}...")

@@ -19,9 +19,7 @@ def inspect(
     context: typer.Context,
     source: Annotated[Path, typer.Argument(metavar="MODEL", help="Model to look at.", show_default=False)],
     width: Annotated[bool, typer.Option("--width", help="Also groups that a statistic runs over (inexact).")] = False,
-    shape: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=N,N,...", help="Shape of an input. Repeatable.")
-    ] = None,
+    shape: Annotated[list[str] | None, typer.Option(metavar="NAME=N,N,...", help="Shape of an input. Repeatable.")] = None,
     dot: Annotated[Path | None, typer.Option(metavar="DOT", help="Write a picture as Graphviz text.")] = None,
     svg: Annotated[Path | None, typer.Option(metavar="SVG", help="Write a picture (needs Graphviz).")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")] = False,

@@ -29,9 +29,7 @@ _FILES = "Files and output"
 def prune(
     context: typer.Context,
     source: Annotated[Path, typer.Argument(metavar="IN", help="Model to prune; stays as it is.", show_default=False)],
-    output: Annotated[
-        Path, typer.Option("-o", "--output", metavar="OUT", help="Pruned model.", rich_help_panel=_FILES)
-    ],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="OUT", help="Pruned model.", rich_help_panel=_FILES)],
     ratio: Annotated[
         list[str] | None,
         typer.Option(
@@ -60,15 +58,11 @@ def prune(
     ] = 1,
     ignore: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="GLOB", help="Groups, initializers or nodes that stay. Repeatable.", rich_help_panel=_CHOICE
-        ),
+        typer.Option(metavar="GLOB", help="Groups, initializers or nodes that stay. Repeatable.", rich_help_panel=_CHOICE),
     ] = None,
     only: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="GLOB", help="Groups, initializers or nodes that may go. Repeatable.", rich_help_panel=_CHOICE
-        ),
+        typer.Option(metavar="GLOB", help="Groups, initializers or nodes that may go. Repeatable.", rich_help_panel=_CHOICE),
     ] = None,
     attention: Annotated[
         str,
@@ -82,9 +76,7 @@ def prune(
         list[str] | None,
         typer.Option(metavar="NAME=N,N,...", help="Shape of an input. Repeatable.", rich_help_panel=_CHECKS),
     ] = None,
-    verify: Annotated[
-        bool, typer.Option("--verify/--no-verify", help="Prove the surgery.", rich_help_panel=_CHECKS)
-    ] = True,
+    verify: Annotated[bool, typer.Option("--verify/--no-verify", help="Prove the surgery.", rich_help_panel=_CHECKS)] = True,
     latency: Annotated[
         bool, typer.Option("--latency/--no-latency", help="Time both models.", rich_help_panel=_CHECKS)
     ] = True,
@@ -92,9 +84,7 @@ def prune(
         Path | None,
         typer.Option("--eval", metavar="NPZ", help="Score both models on this data.", rich_help_panel=_CHECKS),
     ] = None,
-    seed: Annotated[
-        int, typer.Option(metavar="N", min=0, help="Seed of the random inputs.", rich_help_panel=_CHECKS)
-    ] = 0,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Seed of the random inputs.", rich_help_panel=_CHECKS)] = 0,
     plan_out: Annotated[
         Path | None, typer.Option(metavar="JSON", help="Write what was removed.", rich_help_panel=_FILES)
     ] = None,

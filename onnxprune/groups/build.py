@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxprune.groups.classes import ClassGrid, Classes, Ids, Mask, components, solve
+from onnxprune.groups.classes import Classes, ClassGrid, Ids, Mask, components, solve
 from onnxprune.groups.cost import Costs, costs
 from onnxprune.groups.cut import Component, Cut, Mode
 from onnxprune.groups.group import Frozen, Group, Groups, Kind

@@ -67,7 +67,8 @@ class Component:
                 options.append((self.units(pairs + new, kept).count, width, cut, new))
             if not options:  # each way is blocked by a grid before it: nothing of this one can go
                 own = self.position[grid.cells.ravel()]
-                pairs += [(own, np.broadcast_to(own[:1], own.shape)), (own[:1], np.flatnonzero(self.held)[:1])]
+                held = np.flatnonzero(self.held)[:1].astype(np.int32)
+                pairs += [(own, np.broadcast_to(own[:1], own.shape)), (own[: held.size], held)]
                 continue
             _, _, cut, new = max(options, key=lambda o: o[:2])
             pairs += new

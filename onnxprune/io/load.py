@@ -231,9 +231,7 @@ def _external_payload(tensor: TensorProto, path: Path, folder: str, files: dict[
     if length is None:
         length = expected if expected is not None else size - offset
     if expected is not None and length != expected:
-        raise ModelError(
-            f"{where} has {length} bytes, shape {list(tensor.dims)} needs {expected}; export the model again"
-        )
+        raise ModelError(f"{where} has {length} bytes, shape {list(tensor.dims)} needs {expected}; export the model again")
     if offset < 0 or length < 0 or offset + length > size:
         raise ModelError(
             f"{where} ends at byte {offset + length} of {location!r}, which has only {size}; download that file again"

@@ -517,9 +517,7 @@ def _write_plain_attribute(
         target.doc_string = old.doc_string
 
 
-def _describe(
-    target: AttributeProto, name: str, kind: AttributeProto.AttributeType, old: AttributeProto | None
-) -> None:
+def _describe(target: AttributeProto, name: str, kind: AttributeProto.AttributeType, old: AttributeProto | None) -> None:
     target.name = name
     target.type = kind
     if old is not None and old.HasField("doc_string"):

@@ -174,7 +174,7 @@ def _picked(ids: Any, removed: Removed, name: str, axis: str) -> Any:
     for row, own in zip(rows, table, strict=True):
         assert isinstance(row, list)
         for k in row:
-            if not 0 <= int(k) < own.size:
+            if not isinstance(k, int) or not 0 <= k < own.size:
                 raise PlanError(f"axis {axis} of {name!r} has {own.size} slices, there is none with index {k}")
         picked.append(own[np.asarray(row, np.int64)])
     return np.concatenate(picked)
@@ -205,7 +205,11 @@ def _check_complete(plan: Plan, groups: Groups, alive: Mask) -> None:
             if not given and not np.any(~alive[labels]):
                 continue
             if _sorted(given) != expected:
-                missing = [k for k in np.ravel(np.flatnonzero(~alive[labels])).tolist() if k not in np.ravel(given)] if labels.ndim == 1 else expected
+                missing = (
+                    [k for k in np.ravel(np.flatnonzero(~alive[labels])).tolist() if k not in np.ravel(given)]
+                    if labels.ndim == 1
+                    else expected
+                )
                 raise PlanError(
                     f"the plan must also remove {missing} of axis {axis} of {weight.name!r}: "
                     "they are tied to slices that it removes elsewhere"

@@ -1,19 +1,22 @@
 """A model as it is traced.
 
-Three things are changed first, none of which changes what the model computes: model-local functions are inlined, constant
-vectors that several nodes share (the ones and zeros of decomposed normalizations) are given to each of them, and subgraphs that compute a weight from weights (weight standardization, a BatchNorm on a kernel) are replaced by their result
-where an operator in them would keep the weight from being sliced. Moves of weights (Transpose, Reshape, Cast) stay: labels
-follow them. A weight that is made from almost nothing (ConstantOfShape) stays too: no file grows.
+Three things are changed first, none of which changes what the model computes: model-local functions are inlined; constant
+vectors that several nodes share (the ones and zeros of decomposed normalizations) are given to each of them; and subgraphs
+that compute a weight from weights (weight standardization, a BatchNorm on a kernel) are replaced by their result where an
+operator in them would keep the weight from being sliced. Moves of weights (Transpose, Reshape, Cast) stay: labels follow
+them. A weight that is made from almost nothing (ConstantOfShape) stays too: no file grows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, inliner
 
 from onnxprune.errors import ModelError
@@ -199,7 +202,7 @@ def _worth(name: str, producers: Mapping[str, gs.Node], scope: Scope) -> bool:
 
 def _compute(
     model: onnx.ModelProto, graph: gs.Graph, names: Sequence[str], producers: Mapping[str, gs.Node]
-) -> list[np.ndarray] | None:  # type: ignore[type-arg]
+) -> list[NDArray[Any]] | None:
     """Values of computed constants, by ONNX Runtime; None where it can't."""
     from onnxprune.verify.session import run
 

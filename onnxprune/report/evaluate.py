@@ -188,9 +188,7 @@ def evaluate(model: Path | bytes, data: EvalData, name: str = "model") -> Score:
     return Score("mse", total / elements, data.samples, np.zeros(0, np.int64))
 
 
-def _comparison(
-    names: Sequence[str], results: Sequence[Any], feeds: Mapping[str, Array], data: EvalData
-) -> tuple[int, str]:
+def _comparison(names: Sequence[str], results: Sequence[Any], feeds: Mapping[str, Array], data: EvalData) -> tuple[int, str]:
     """Which output is compared, and with what: `labels`, the name of a target, or that of an input."""
     outputs = [(k, a) for k, a in enumerate(results) if isinstance(a, np.ndarray) and a.ndim and len(a) == data.batch]
     if data.labels is not None:

@@ -103,21 +103,28 @@ def count_params(groups: Groups, alive: Mask | None = None) -> int:
 
 
 def total_macs(groups: Groups, graph: gs.Graph, alive: Mask | None = None) -> int:
-    """Multiply-accumulates of the main graph at the traced shapes.
+    """Multiply-accumulates at the traced shapes; an If counts its dearer branch, a Loop or Scan one round.
 
     Args:
         groups: analysis of the source.
         graph: the graph whose nodes are counted, of the source or the result.
         alive: which labels stay; None for all.
     """
-    shapes = {
-        name: value.shape if alive is None else pruned_shape(value, alive) for name, value in groups.trace.values.items()
-    }
-    total = 0
-    for node in graph.nodes:
-        ins = [shapes.get(t.name) for t in node.inputs]
-        outs = [shapes.get(t.name) for t in node.outputs]
-        total += node_macs(node.op, node.domain or "", dict(node.attrs), ins, outs)
-    return total
+    scopes = groups.trace.inferred.scopes
 
+    def shapes_of(source: gs.Graph) -> dict[str, tuple[int, ...] | None]:
+        values = scopes.get(id(source), {}).items()
+        return {name: v.shape if alive is None else pruned_shape(v, alive) for name, v in values}
 
+    def count(source: gs.Graph, counted: gs.Graph) -> int:
+        shapes = shapes_of(source)
+        bodies = iter([b for n in source.nodes for b in n.subgraphs()])
+        total = 0
+        for node in counted.nodes:
+            ins, outs = ([shapes.get(t.name) for t in ts] for ts in (node.inputs, node.outputs))
+            own = [count(next(bodies), body) for body in node.subgraphs()]
+            attrs = {k: v for k, v in node.attrs.items() if not isinstance(v, gs.Graph)}
+            total += node_macs(node.op, node.domain or "", attrs, ins, outs) + max(own, default=0)
+        return total
+
+    return count(groups.trace.graph, graph)

@@ -102,6 +102,8 @@ def result_notes(report: Report, *, verbose: bool, width: bool) -> list[Note]:
 def verification_note(found: Verification) -> Note:
     """One line about a comparison of two models."""
     figures = f"largest relative error {found.error:.1e}, tolerance {found.tolerance:.0e}"
+    if found.noise:
+        figures += f" (one unit in the last place of the input moves the source by {found.noise:.1e})"
     outputs = plural(len(found.outputs), "output")
     if found.before:
         outputs += f" and {plural(len(found.before), 'input')} of discrete operators"

@@ -48,9 +48,9 @@ class Options:
     attention: Attention = "heads"
 
     def __post_init__(self) -> None:
-        for value in (self.ratio, *self.ratios.values()):
-            if not 0 <= value < 1:
-                raise UsageError(f"ratio {value:g} is not in [0, 1): it is the share of units that goes")
+        for ratio in (self.ratio, *self.ratios.values()):
+            if not 0 <= ratio < 1:
+                raise UsageError(f"ratio {ratio:g} is not in [0, 1): it is the share of units that goes")
         if self.round_to < 1 or self.min_channels < 1:
             raise UsageError("round-to and min-channels must be at least 1")
         for name, value, known in (
@@ -100,7 +100,7 @@ def candidates(groups: Groups, options: Options) -> list[Group]:
         UsageError: a glob matches nothing.
     """
     for pattern in (*options.ignore, *options.only, *options.ratios):
-        known = [w for w in groups.trace.weights] + [f.weight for f in groups.frozen]
+        known = list(groups.trace.weights) + [f.weight for f in groups.frozen]
         if not any(matches(g, pattern) for g in groups.groups) and not any(fnmatchcase(n, pattern) for n in known):
             raise UsageError(f"{pattern!r} matches no group, initializer or node; `onnxprune inspect` lists them")
     wanted = []
@@ -161,7 +161,7 @@ def _hold_floors(groups: Groups, choices: Sequence[Choice]) -> None:
                 break
             choice = choices[best[1]]
             for b, rows in enumerate(choice.removed):
-                back = best[3] if b == best[2] else max(rows, key=lambda k, s=choice.scores[b]: s[k])
+                back = best[3] if b == best[2] else rows[int(np.argmax(choice.scores[b][rows]))]
                 rows.remove(back)
                 gone[choice.group.buckets[b][back]] = False
 

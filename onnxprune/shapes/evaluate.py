@@ -17,7 +17,15 @@ from numpy.typing import NDArray
 from onnx import helper
 
 ELEMENTS = 1 << 20
-RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli", "Dropout"}
+RANDOM = {
+    "RandomNormal",
+    "RandomNormalLike",
+    "RandomUniform",
+    "RandomUniformLike",
+    "Multinomial",
+    "Bernoulli",
+    "Dropout",
+}
 _CONTROL = {"If", "Loop", "Scan", "SequenceMap", "Constant"}
 _MOVES: dict[str, tuple[int, ...] | None] = {
     "Identity": (0,), "Cast": (0,), "Unsqueeze": (0,), "Squeeze": (0,), "Reshape": (0,), "Flatten": (0,),

@@ -21,7 +21,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnxprune.io.surgeon import constant_array, source_proto
 from onnxprune.shapes import evaluate
-from onnxprune.trace.value import Shape, Value
+from onnxprune.trace.value import Value
 
 _INTEGERS = {TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL, TensorProto.UINT8, TensorProto.INT8}
 _LISTED = ("value_int", "value_ints", "value_float", "value_floats")
@@ -138,10 +138,7 @@ class _Pass:
             return
         ins = [scope.get(t.name) if t.name else None for t in node.inputs]
         bodies = {k: g for k, g in node.attrs.items() if isinstance(g, gs.Graph)}
-        if bodies:
-            outs = self.control(node, bodies, ins, scope)
-        else:
-            outs = self.plain(node, ins)
+        outs = self.control(node, bodies, ins, scope) if bodies else self.plain(node, ins)
         constant = not bodies and bool(ins) and all(v is None or v.constant or v.static is not None for v in ins)
         for t, value in zip(node.outputs, outs, strict=False):
             value.constant = constant and node.op not in evaluate.RANDOM
@@ -150,7 +147,7 @@ class _Pass:
 
     def plain(self, node: gs.Node, ins: Sequence[Value | None]) -> list[Value]:
         """A node without bodies."""
-        proto = source_proto(node)
+        proto = source_proto(node) or onnx.NodeProto()
         outs = self.types(node, proto, ins)
         values = evaluate.evaluate(
             proto, self.opset, [v.static if v else None for v in ins], [v.shape if v else None for v in ins]
@@ -170,7 +167,9 @@ class _Pass:
     def types(self, node: gs.Node, proto: onnx.NodeProto, ins: Sequence[Value | None]) -> list[Value]:
         """Types and shapes of the outputs."""
         blank = [Value(t.name, 0, None) for t in node.outputs]
-        if any(v is not None and v.dtype == 0 for v in ins) or any(v is None and n for v, n in zip(ins, proto.input)):
+        if any(v is not None and v.dtype == 0 for v in ins) or any(
+            v is None and n for v, n in zip(ins, proto.input, strict=False)
+        ):
             return blank
         if any(v is not None and v.shape is None for v in ins):
             return blank
@@ -196,7 +195,12 @@ class _Pass:
             for n in proto.output
         ):
             types = _ask_runtime(proto, domain, self.imports, known, data) or types
-        if types and self.result.errors and domain and self.result.errors[-1].startswith(f"{proto.op_type} node {proto.name!r}"):
+        if (
+            types
+            and self.result.errors
+            and domain
+            and self.result.errors[-1].startswith(f"{proto.op_type} node {proto.name!r}")
+        ):
             self.result.errors.pop()
         return [self.value(name, types.get(name)) for name in proto.output]
 
@@ -222,25 +226,29 @@ class _Pass:
             self.run(body, inner[key])
         results = {k: [inner[k].get(t.name) for t in body.outputs] for k, body in bodies.items()}
         if node.op == "If":
-            return [_common(t.name, a, b) for t, a, b in zip(node.outputs, results["then_branch"], results["else_branch"])]
+            return [
+                _common(t.name, a, b)
+                for t, a, b in zip(node.outputs, results["then_branch"], results["else_branch"], strict=True)
+            ]
         if node.op not in ("Loop", "Scan"):
             return blank
         skip = 1 if node.op == "Loop" else 0
         states = len(node.inputs) - 2 if node.op == "Loop" else len(node.inputs) - int(node.attrs["num_scan_inputs"])
         carried = ins[2:] if node.op == "Loop" else ins[:states]
         length = next(self.sizes)
-        if node.op == "Scan" and len(ins) > states and ins[states] is not None:
-            length = ins[states].sizes[_scan_axis(node, "scan_input_axes", 0, ins[states].rank)]
+        scanned = ins[states] if node.op == "Scan" and len(ins) > states else None
+        if scanned is not None and scanned.shape:
+            length = scanned.shape[_scan_axis(node, "scan_input_axes", 0, len(scanned.shape))]
         outs = []
-        for k, (t, value) in enumerate(zip(node.outputs, results["body"][skip:], strict=False)):
+        for k, (t, made) in enumerate(zip(node.outputs, results["body"][skip:], strict=False)):
             if k < states:
-                outs.append(_common(t.name, carried[k], value))
-            elif value is None or value.shape is None:
+                outs.append(_common(t.name, carried[k], made))
+            elif made is None or made.shape is None:
                 outs.append(Value(t.name, 0, None))
             else:
-                shape = list(value.shape)
+                shape = list(made.shape)
                 shape.insert(_scan_axis(node, "scan_output_axes", k - states, len(shape) + 1), length)
-                outs.append(Value(t.name, value.dtype, tuple(shape)))
+                outs.append(Value(t.name, made.dtype, tuple(shape)))
         return outs
 
     @staticmethod

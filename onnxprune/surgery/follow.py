@@ -110,7 +110,7 @@ class Follower:
         for edit in self.trace.edits:
             if edit.node.op == "Split" and self.matters(edit):
                 by_node.setdefault(id(edit.node), []).append(edit)
-        for key, edits in by_node.items():
+        for key in by_node:
             node = self.nodes[key]
             scope = self.scope_of[key]
             axis = int(node.attrs.get("axis", 0))
@@ -174,7 +174,7 @@ class Follower:
         values = [None if v is None else changed.get(v.name, v.static) for v in ins]
         results = evaluate(proto, self.opset, values, shapes) if proto is not None else None
         for t, old, new in zip(node.outputs, outs, results or [], strict=False):
-            if old is not None and not np.array_equal(new, old.static):
+            if old is not None and old.static is not None and not np.array_equal(new, old.static):
                 changed[t.name] = new
 
     def uses(self, statics: Mapping[int, Statics]) -> Iterator[Use]:
@@ -199,9 +199,7 @@ class Follower:
 
     def graphs(self) -> dict[int, gs.Graph]:
         """Source graphs by id."""
-        return {id(self.trace.graph): self.trace.graph} | {
-            id(g): g for g in self.trace.graph.subgraphs(recursive=True)
-        }
+        return {id(self.trace.graph): self.trace.graph} | {id(g): g for g in self.trace.graph.subgraphs(recursive=True)}
 
     # ---- mending ----
 

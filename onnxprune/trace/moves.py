@@ -96,9 +96,7 @@ def reshape(space: LabelSpace, fields: Sequence[Field], before: Shape, after: Sh
     return result
 
 
-def select(
-    space: LabelSpace, fields: Sequence[Field], axis: int, pick: Callable[[Labels, int], Labels]
-) -> list[Field]:
+def select(space: LabelSpace, fields: Sequence[Field], axis: int, pick: Callable[[Labels, int], Labels]) -> list[Field]:
     """Applies `pick(labels, position)` to the field that covers an axis; the other fields stay."""
     result = []
     for f in fields:

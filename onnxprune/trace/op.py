@@ -131,7 +131,9 @@ class Op:
         """One axis of a value can't shrink; the other axes of a joint field still can."""
         f = value.field_on(axis)
         if f is not None:
-            self.space.freeze(self.space.separate(f, axis), reason or f"{self.what} works along axis {axis} of {value.name!r}")
+            self.space.freeze(
+                self.space.separate(f, axis), reason or f"{self.what} works along axis {axis} of {value.name!r}"
+            )
 
     def inexact_axis(self, value: Value, axis: int, statistic: str) -> None:
         """Removing slices of an axis changes a statistic over it."""

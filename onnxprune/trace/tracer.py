@@ -94,7 +94,7 @@ class _Tracer:
             for t in graph.inputs:
                 value = scope.get(t.name)
                 if value is not None and value.shape is not None and not isinstance(t, gs.Constant):
-                    value.why = {a: f"graph input {t.name!r}" for a in range(len(value.shape))}
+                    value.why = dict.fromkeys(range(len(value.shape)), f"graph input {t.name!r}")
         for node in graph.nodes:
             self.node(node, scope)
         outputs = [scope.get(t.name) or Value(t.name, 0, None) for t in graph.outputs]
@@ -224,12 +224,12 @@ class _Tracer:
         op.freeze_all(reason)
         for value in op.outs:
             value.fields = []
-            value.why = {a: reason for a in range(len(value.shape or ()))}
+            value.why = dict.fromkeys(range(len(value.shape or ())), reason)
         for body in bodies:
             for name in _captures(body):
-                value = ChainMap(*self.result.inferred.scopes.values()).get(name)
-                if value is not None:
-                    self.freeze(value, reason)
+                captured = ChainMap(*self.result.inferred.scopes.values()).get(name)
+                if captured is not None:
+                    self.freeze(captured, reason)
 
     @staticmethod
     def explain(node: gs.Node, ins: Sequence[Value | None], outs: Sequence[Value]) -> None:

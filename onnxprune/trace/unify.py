@@ -68,9 +68,9 @@ def unify(
             zeros[k] = f.zero
             _add(space, result, Shared(tuple(names[a] for a in f.axes), f.labels, zeros), attention)
     for n, reason in bare.items():
-        for f in [f for f in result if n in f.names]:
-            result.remove(f)
-            for one in f.single(space, attention=attention) if len(f.names) > 1 else [f]:
+        for shared in [s for s in result if n in s.names]:
+            result.remove(shared)
+            for one in shared.single(space, attention=attention):
                 if one.names[0] == n:
                     space.freeze(one.labels, reason)
                 else:
@@ -112,7 +112,10 @@ def _add(space: LabelSpace, result: list[Shared], new: Shared, attention: bool) 
 
 def _merge(old: list[bool | None], new: list[bool | None], *, partial: bool = False) -> list[bool | None]:
     """Zero flags of a field that several operands have; where one has a part of the indices only it counts as not zero."""
-    return [b if a is None else a if b is None else a and b for a, b in zip(old, [False if partial and b is not None else b for b in new])]
+    return [
+        b if a is None else a if b is None else a and b
+        for a, b in zip(old, [False if partial and b is not None else b for b in new], strict=True)
+    ]
 
 
 def contract(
@@ -129,10 +132,15 @@ def contract(
     A summed index is exact where some operand is 0 there once its weights are; else it is frozen.
 
     Args:
+        space: where ties go.
+        operands: values with an index name for each axis.
+        output: index names of the result.
+        what: the node, for reasons.
+        attention: the axes that get separated are heads.
         zero: from the zero flags of the operands to that of the result: `any` for products, `all` for sums.
     """
     result = []
-    position = {n: k for k, n in enumerate(output) if n is not None}
+    position: dict[Index, int] = {n: k for k, n in enumerate(output) if n is not None}
     for f in unify(space, operands, what, attention=attention):
         known = [bool(z) for z in f.zeros if z is not None or zero is not any]
         summed = [n for n in f.names if n not in position]

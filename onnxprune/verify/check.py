@@ -31,7 +31,7 @@ def alive_after(groups: Groups, choices: Sequence[Choice]) -> Mask:
 
 def default_tolerance(groups: Groups) -> float:
     """1e-4 relative for float32 and double, 5e-3 for float16, 5e-2 for bfloat16."""
-    dtypes = {groups.trace.values[n].dtype for n in groups.trace.weights if n in groups.trace.values}
+    dtypes = {int(groups.trace.values[n].dtype) for n in groups.trace.weights if n in groups.trace.values}
     return max((TOLERANCE.get(d, 1e-4) for d in dtypes), default=1e-4)
 
 
@@ -172,5 +172,3 @@ def _complaint(model: onnx.ModelProto) -> str:
         text = " ".join(str(error).split())
         return f"onnx.checker: {text[:300]}"
     return ""
-
-

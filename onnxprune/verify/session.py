@@ -58,7 +58,11 @@ def open_session(
         if given is not None:
             bare.CopyFrom(numpy_helper.from_array(given, full.name)) if given.nbytes <= _INLINE else None
         if full.data_type in _ARRAYS and full.HasField("raw_data") and len(full.raw_data) > _INLINE:
-            array = given if given is not None else np.frombuffer(full.raw_data, helper.tensor_dtype_to_np_dtype(full.data_type)).reshape(full.dims)
+            array = (
+                given
+                if given is not None
+                else np.frombuffer(full.raw_data, helper.tensor_dtype_to_np_dtype(full.data_type)).reshape(full.dims)
+            )
             names.append(full.name)
             values.append(ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array)))
             bare.data_location = TensorProto.EXTERNAL

@@ -27,7 +27,10 @@ def heads_first(op: Op, value: Value, heads: int) -> Value:
         if f.joint:
             op.space.grid(f.labels)
     return replace(
-        value, shape=(batch, heads, length, hidden // heads), fields=moves.transpose(op.space, fields, [0, 2, 1, 3]), why={}
+        value,
+        shape=(batch, heads, length, hidden // heads),
+        fields=moves.transpose(op.space, fields, [0, 2, 1, 3]),
+        why={},
     )
 
 
@@ -54,9 +57,7 @@ def attend(op: Op, q: Value, k: Value, v: Value, biases: list[Value]) -> list[Fi
     op.freeze_axis(score, 3)
     op.freeze_axis(score, 2)
     score.fields = [Field(f.axes, f.labels, False) for f in score.fields if 3 not in f.axes]
-    return contract(
-        op.space, [(score, names), (v, [_B, _H, _K, _V])], [_B, _H, _Q, _V], op.what, attention=True
-    )
+    return contract(op.space, [(score, names), (v, [_B, _H, _K, _V])], [_B, _H, _Q, _V], op.what, attention=True)
 
 
 def heads_last(op: Op, fields: list[Field], out: Value, heads: int) -> list[Field]:
@@ -160,9 +161,7 @@ def _with_bias(op: Op, parts: list[Value], bias: Value) -> list[Value]:
             fields=moves.select(op.space, bias.fields, 0, lambda labels, p, a=start, b=stop: labels[a:b]),  # type: ignore[misc]
         )
         names: list[Index] = [0, 1, 2]
-        result.append(
-            replace(part, fields=contract(op.space, [(part, names), (own, [2])], names, op.what, zero=all))
-        )
+        result.append(replace(part, fields=contract(op.space, [(part, names), (own, [2])], names, op.what, zero=all)))
         start = stop
     return result
 
@@ -191,11 +190,7 @@ def packed_attention(op: Op) -> None:
     op.freeze_axis(packed, 2, f"{op.what} holds query, key and value")
     parts = []
     for k in range(3):
-        picked = [
-            moves.make_field(op.space, [a - (a > 2) for a in f.axes if a != 2], f.labels.take(k, axis=f.axes.index(2)), f.zero)
-            if 2 in f.axes else Field(tuple(a - (a > 2) for a in f.axes), f.labels, f.zero)
-            for f in fields
-        ]  # fmt: skip
+        picked = [_third(op, f, k) for f in fields]
         part = Value(op.what, x.dtype, (batch, length, heads, width // 3 // heads), fields=[f for f in picked if f])
         part.fields = moves.transpose(op.space, part.fields, [0, 2, 1, 3])
         part.shape = (batch, heads, length, width // 3 // heads)
@@ -209,6 +204,13 @@ def packed_attention(op: Op) -> None:
     for i in range(3, len(op.ins)):
         op.freeze(op.given(i))
     op.outs[0].fields = heads_last(op, attend(op, q, k_, v, []), op.outs[0], heads)
+
+
+def _third(op: Op, f: Field, k: int) -> Field | None:
+    """A field of (B, S, 3, heads, D) on entry `k` of axis 2."""
+    axes = [a - (a > 2) for a in f.axes if a != 2]
+    labels = np.take(f.labels, k, axis=f.axes.index(2)) if 2 in f.axes else f.labels
+    return moves.make_field(op.space, axes, labels, f.zero)
 
 
 @rule("GroupQueryAttention", domain="com.microsoft")

@@ -43,7 +43,7 @@ def fused_matmul(op: Op) -> None:
 @rule("Gemm")
 @rule("FusedGemm", domain="com.microsoft")
 def gemm(op: Op) -> None:
-    """alpha * A' B' + beta * C."""
+    """Alpha * A' B' + beta * C."""
     left: list[Index] = ["k", "m"] if op.attr("transA", 0) else ["m", "k"]
     right: list[Index] = ["n", "k"] if op.attr("transB", 0) else ["k", "n"]
     add_bias(op, contract(op.space, [op.indexed(0, left), op.indexed(1, right)], ["m", "n"], op.what), 2)

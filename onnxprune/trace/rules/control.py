@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from onnxprune.trace.labels import Field
 from onnxprune.trace.op import Op
@@ -18,10 +19,10 @@ def _tie(op: Op, values: list[Value]) -> list[Field]:
     return [Field(f.axes, f.labels, False) for f in fields]
 
 
-def _body(op: Op, graph: object, inputs: list[Value | None]) -> list[Value]:
+def _body(op: Op, graph: Any, inputs: list[Value | None]) -> list[Value]:
     if op.trace_body is None:
         raise ValueError("no tracer")
-    return op.trace_body(graph, inputs)  # type: ignore[arg-type]
+    return op.trace_body(graph, inputs)
 
 
 @rule("If")
@@ -54,7 +55,9 @@ def scan(op: Op) -> None:
         axis = int(given[k]) % value.rank
         op.freeze_axis(value, axis, f"{op.what} runs along it")
         kept = [f for f in value.fields if axis not in f.axes]
-        kept += [Field((a,), op.space.separate(f, a), f.zero) for f in value.fields if axis in f.axes for a in f.axes if a != axis]
+        kept += [
+            Field((a,), op.space.separate(f, a), f.zero) for f in value.fields if axis in f.axes for a in f.axes if a != axis
+        ]
         fields = [Field(tuple(a - (a > axis) for a in f.axes), f.labels, f.zero) for f in kept]
         inputs.append(replace(value, fields=fields, why={}))
     results = _body(op, op.attr("body"), inputs)

@@ -37,7 +37,7 @@ def rows(op: Op, cells: Labels) -> Labels:
 @rule("Conv")
 @rule("FusedConv", domain="com.microsoft")
 def conv(op: Op) -> None:
-    """x (N, C_in, ...), w (C_out, C_in/g, ...): input channels meet w's axis 1, w's axis 0 starts a new field."""
+    """X (N, C_in, ...), w (C_out, C_in/g, ...): input channels meet w's axis 1, w's axis 0 starts a new field."""
     x, w = op.need(0), op.need(1)
     groups = int(op.attr("group", 1))
     out = op.alone(w, 0)
@@ -47,7 +47,7 @@ def conv(op: Op) -> None:
 
 @rule("ConvTranspose")
 def conv_transpose(op: Op) -> None:
-    """x (N, C_in, ...), w (C_in, C_out/g, ...)."""
+    """X (N, C_in, ...), w (C_in, C_out/g, ...)."""
     x, w = op.need(0), op.need(1)
     groups = int(op.attr("group", 1))
     into = op.alone(w, 0)

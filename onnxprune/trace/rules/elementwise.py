@@ -44,7 +44,7 @@ def loses_zero(op: Op) -> None:
 
 @rule("Gelu", "QuickGelu", domain="com.microsoft")
 def runtime_gelu(op: Op) -> None:
-    """x * Phi(x) and x * sigmoid(alpha x)."""
+    """X * Phi(x) and x * sigmoid(alpha x)."""
     op.same()
 
 
@@ -192,9 +192,11 @@ def dft(op: Op) -> None:
     given = op.static(2) if op.given(2) is not None else op.attr("axis", -2 if op.version >= 20 else 1)
     for axis in range(value.rank) if given is None else [int(given) % value.rank, value.rank - 1]:
         op.freeze_axis(value, axis)
-    op.outs[0].fields = [
-        f for f in value.fields if all(op.outs[0].sizes[a] == value.sizes[a] for a in f.axes)
-    ] if op.outs[0].rank == value.rank else []
+    op.outs[0].fields = (
+        [f for f in value.fields if all(op.outs[0].sizes[a] == value.sizes[a] for a in f.axes)]
+        if op.outs[0].rank == value.rank
+        else []
+    )
 
 
 @rule("QuantizeLinear", "DequantizeLinear")

@@ -12,6 +12,7 @@ from onnxprune.trace.op import Edit, Op
 from onnxprune.trace.registry import rule
 from onnxprune.trace.rules.move import tied_elsewhere
 from onnxprune.trace.unify import Index, contract
+from onnxprune.trace.value import Value
 
 
 @rule("Gather")
@@ -35,7 +36,9 @@ def gather(op: Op) -> None:
     position = f.axes.index(axis)
     axes = [a if a < axis else a + added for a in f.axes if a != axis]
     if not movable:
-        others += [Field((b,), op.space.separate(f, a), f.zero) for a, b in zip((a for a in f.axes if a != axis), axes)]
+        others += [
+            Field((b,), op.space.separate(f, a), f.zero) for a, b in zip((a for a in f.axes if a != axis), axes, strict=True)
+        ]
         op.outs[0].fields = others
         return
     assert static is not None
@@ -88,10 +91,11 @@ def scatter_nd(op: Op) -> None:
     for value, fixed in ((x, depth), (updates, updates.rank - tail)):
         for axis in range(fixed):
             op.freeze_axis(value, axis, f"{op.what} writes it by data")
-    names: list[Index] = [None] * depth + [f"t{k}" for k in range(tail)]
-    other: list[Index] = [None] * (updates.rank - tail) + [f"t{k}" for k in range(tail)]
+    shared: list[Index] = [f"t{k}" for k in range(tail)]
+    names: list[Index] = [*[None] * depth, *shared]
+    other: list[Index] = [*[None] * (updates.rank - tail), *shared]
 
-    def apart(value, fixed):  # type: ignore[no-untyped-def]
+    def apart(value: Value, fixed: int) -> Value:
         fields = []
         for f in value.fields:
             if max(f.axes) < fixed:

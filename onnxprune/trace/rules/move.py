@@ -294,9 +294,7 @@ def tied_elsewhere(op: Op, positions: list[int], axis: int) -> list[Field]:
         names = cast("list[Index]", [None if a == axis else a for a in range(value.rank)])
         operands.append((_apart(op, value, axis), names))
     unified = unify(op.space, operands, op.what)
-    return [
-        Field(tuple(sorted(cast("list[int]", list(f.names)))), _ordered(f.names, f.labels), False) for f in unified
-    ]
+    return [Field(tuple(sorted(cast("list[int]", list(f.names)))), _ordered(f.names, f.labels), False) for f in unified]
 
 
 def _ordered(names: tuple[Index, ...], labels: Labels) -> Labels:

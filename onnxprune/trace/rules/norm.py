@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-
 from onnxprune.trace.labels import Field
 from onnxprune.trace.op import Op
 from onnxprune.trace.registry import rule
@@ -12,7 +11,7 @@ from onnxprune.trace.unify import contract
 
 
 def _scaled(flags: Iterable[bool]) -> bool:
-    """x * scale + bias is 0 where scale and bias are, whatever x is."""
+    """X * scale + bias is 0 where scale and bias are, whatever x is."""
     known = list(flags)
     return known[1] and all(known[2:])
 
@@ -28,9 +27,7 @@ def batch_norm(op: Op) -> None:
     operands = [(x, names), *[(op.need(i), [1]) for i in range(1, 5)]]
     for f in op.need(4).fields:
         op.space.fill(f.labels, 1.0)
-    op.outs[0].fields = contract(
-        op.space, operands, names, op.what, zero=lambda flags: all(list(flags)[1:3])
-    )
+    op.outs[0].fields = contract(op.space, operands, names, op.what, zero=lambda flags: all(list(flags)[1:3]))
     for out in op.outs[1:]:
         if out.name and out.rank == 1:
             out.fields = [Field((0,), f.labels, False) for f in op.outs[0].fields if f.axes == (1,)]
@@ -43,9 +40,7 @@ def instance_norm(op: Op) -> None:
     for axis in range(2, x.rank):
         op.inexact_axis(x, axis, "mean and variance")
     names = list(range(x.rank))
-    op.outs[0].fields = contract(
-        op.space, [(x, names), (op.need(1), [1]), (op.need(2), [1])], names, op.what, zero=_scaled
-    )
+    op.outs[0].fields = contract(op.space, [(x, names), (op.need(1), [1]), (op.need(2), [1])], names, op.what, zero=_scaled)
 
 
 @rule("GroupNormalization")
@@ -117,7 +112,7 @@ def local_response(op: Op) -> None:
 
 @rule("LpNormalization")
 def lp_norm(op: Op) -> None:
-    """x / ||x||: channels that are 0 don't count."""
+    """X / ||x||: channels that are 0 don't count."""
     x, axis = op.need(0), op.axis(default=-1)
     f = x.field_on(axis)
     if f is not None and not f.zero:
@@ -134,5 +129,3 @@ def mean_variance(op: Op) -> None:
     for axis in op.attr("axes", [0, 2, 3]):
         op.inexact_axis(op.need(0), int(axis) % op.need(0).rank, "mean and variance")
     op.same(zero=False)
-
-
