@@ -142,5 +142,6 @@ def _frozen(trace: Trace, classes: Classes, groups: Sequence[Group]) -> list[Fro
                 known = np.concatenate([classes.frozen[held], classes.inexact[held]])
                 known = known[known >= 0]
                 reason = classes.reasons[known[0]] if known.size else "its slices can't go without breaking up a tensor"
-                result.append(Frozen(weight.name, axis, int(held.size), int(ids.size), reason))
+                inexact = bool(((classes.inexact[held] >= 0) & (classes.frozen[held] < 0)).any())
+                result.append(Frozen(weight.name, axis, int(held.size), int(ids.size), reason, inexact))
     return result

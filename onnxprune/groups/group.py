@@ -73,6 +73,7 @@ class Frozen:
         slices: how many of its slices are held.
         of: how many it has.
         reason: the first reason.
+        inexact: some of them could go with `width`.
     """
 
     weight: str
@@ -80,6 +81,7 @@ class Frozen:
     slices: int
     of: int
     reason: str
+    inexact: bool = False
 
 
 @dataclass

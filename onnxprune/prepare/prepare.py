@@ -1,6 +1,7 @@
 """A model as it is traced.
 
-Three things are changed first, none of which changes what the model computes: model-local functions are inlined; constant
+Four things are changed first, none of which changes what the model computes: model-local functions are inlined; initial
+states of recurrent layers that are zeros are dropped, which is the same; constant
 vectors that several nodes share (the ones and zeros of decomposed normalizations) are given to each of them; and subgraphs
 that compute a weight from weights (weight standardization, a BatchNorm on a kernel) are replaced by their result where an
 operator in them would keep the weight from being sliced. Moves of weights (Transpose, Reshape, Cast) stay: labels follow
@@ -28,6 +29,7 @@ _FOLLOWED = {
     "Identity", "Cast", "CastLike", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Split", "Concat",
     "Gather", "Expand", "Tile", "ConstantOfShape", "Shape", "Constant", "Mul", "Add", "Sub", "DequantizeLinear",
 }  # fmt: skip
+_REARRANGES = {"Identity", "Cast", "Slice", "Expand", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Tile"}
 _FLOATS = {TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16}
 
 
@@ -66,12 +68,45 @@ def prepare(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]] | None =
         model = inliner.inline_local_functions(model)
     graph = import_graph(model)
     chosen, inferred = _infer(model, graph, shapes)
-    folded = _fold(model, graph, inferred) or model
+    folded = _drop_zero_states(_fold(model, graph, inferred) or model)
     unshared, clones = _unshare(folded)
     if unshared is model:
         return Prepared(model, graph, chosen, inferred, {})
     graph = import_graph(unshared)
     return Prepared(unshared, graph, chosen, infer(graph, chosen), clones)
+
+
+def _drop_zero_states(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Recurrent layers without initial states that are zeros: that is the default, and one tensor of zeros for all layers
+    would tie their hidden units."""
+    graph = import_graph(model)
+    dropped = False
+    for node in graph.nodes:
+        if node.op not in ("LSTM", "GRU", "RNN") or node.domain:
+            continue
+        for i in range(5, min(len(node.inputs), 7)):
+            if node.inputs[i].name and _zeros(node.inputs[i]):
+                node.inputs[i] = gs.Variable.empty()
+                dropped = True
+    if not dropped:
+        return model
+    _drop_dead(graph)
+    return export_model(graph, model)
+
+
+def _zeros(t: gs.Tensor) -> bool:
+    """A tensor that holds zeros whatever its shape is."""
+    if isinstance(t, gs.Constant):
+        return element_type(t) in _FLOATS and not constant_array(t).any()
+    node = t.inputs[0] if t.inputs else None
+    if node is None:
+        return False
+    held = node.attrs.get("value") if node.op == "ConstantOfShape" else constant_of(node)
+    if node.op == "ConstantOfShape" or held is not None:
+        return held is None or not constant_array(held).any()
+    if node.op == "Concat":
+        return all(_zeros(x) for x in node.inputs)
+    return node.op in _REARRANGES and _zeros(node.inputs[0])
 
 
 def _unshare(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, str]]:
@@ -110,9 +145,7 @@ def _check(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> None:
         if name not in inputs:
             raise ModelError(f"the model has no input {name!r}; it has {', '.join(map(repr, inputs))}")
         dims = inputs[name].type.tensor_type.shape.dim
-        if len(dims) != len(shape) or any(
-            d.HasField("dim_value") and d.dim_value not in (0, n) for d, n in zip(dims, shape, strict=True)
-        ):
+        if len(dims) != len(shape) or any(d.dim_value > 0 and d.dim_value != n for d, n in zip(dims, shape, strict=True)):
             raise ModelError(f"shape {list(shape)} does not fit input {name!r}")
 
 

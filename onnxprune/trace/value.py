@@ -58,7 +58,7 @@ class Value:
 
     def reason(self, axis: int) -> str:
         """Why an axis without a field can't shrink."""
-        return self.why.get(axis, f"axis {axis} of {self.name!r} comes from no weight")
+        return self.why.get(axis, f"axis {axis} of {self.name!r}, which comes from no weight")
 
 
 def length(alive: NDArray[np.bool_], labels: Labels, position: int) -> int:
