@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,16 +21,29 @@ class Mode:
         first: how its first grid was cut.
         balanced: units that take equally many cells from every row of every grid by themselves.
         columns: buckets of which one element each does so together.
+        moved: labels of hyperplanes that die with a unit.
+        stayed: labels of hyperplanes that must not die.
     """
 
     first: Cut
     balanced: list[Ids]
     columns: list[list[list[Ids]]]
+    moved: Ids = field(default_factory=lambda: np.zeros(0, np.int32))
+    stayed: Ids = field(default_factory=lambda: np.zeros(0, np.int32))
 
     @property
-    def count(self) -> int:
-        """Number of units."""
-        return len(self.balanced) + sum(min(len(b) for b in c) for c in self.columns)
+    def grain(self) -> float:
+        """How finely the component can be pruned: effective number of units, times the classes that can go.
+
+        The effective number `(sum s)^2 / sum s^2` of units of sizes `s` is their number where all are equal; one large unit
+        among many small ones counts for little, as it can hardly be chosen.
+        """
+        sizes = [float(u.size) for u in self.balanced]
+        for buckets in self.columns:
+            count = min(len(b) for b in buckets)
+            sizes += [sum(u.size for b in buckets for u in b) / count] * count
+        total = sum(sizes)
+        return total**3 / sum(s * s for s in sizes) if sizes else 0.0
 
 
 class Component:
@@ -47,7 +60,7 @@ class Component:
         self.position[self.local] = np.arange(self.local.size, dtype=np.int32)
 
     def mode(self, first: Cut) -> Mode:
-        """Cuts the first grid as asked for, then each further one so that most units stay removable."""
+        """Cuts the first grid as asked for, then each further one so that the grain stays fine."""
         pairs: list[tuple[Ids, Ids]] = []
         ragged: list[ClassGrid] = []
         moving = np.zeros(self.local.size, np.bool_)  # hyperplanes that die with a unit
@@ -57,27 +70,45 @@ class Component:
             cuts: list[Cut] = [*range(last), None if grid.ragged else last]
             planes = {a: self.position[own] for a, own in enumerate(grid.axis_classes) if own is not None}
             forced: list[Cut] = [a for a, own in planes.items() if moving[own].any()]
-            options = []
-            for cut in [first] if k == 0 else forced or cuts:
-                if cut in planes and still[planes[cut]].any():
-                    continue
-                new = [] if cut is None else [(self.position[a], self.position[b]) for a, b in grid.plane_pairs(cut)]
-                kept = [*ragged, grid] if cut is None else ragged
-                width = grid.cells.size if cut is None else grid.cells.shape[cut]
-                options.append((self.units(pairs + new, kept).count, width, cut, new))
-            if not options:  # each way is blocked by a grid before it: nothing of this one can go
+            allowed = [c for c in ([first] if k == 0 else forced or cuts) if c not in planes or not still[planes[c]].any()]
+            if not allowed:  # each way is blocked by a grid before it: nothing of this one can go
                 own = self.position[grid.cells.ravel()]
                 held = np.flatnonzero(self.held)[:1].astype(np.int32)
                 pairs += [(own, np.broadcast_to(own[:1], own.shape)), (own[: held.size], held)]
                 continue
-            _, _, cut, new = max(options, key=lambda o: o[:2])
+            cut = allowed[0] if len(allowed) == 1 else max(allowed, key=lambda c: self.gain(grid, c, pairs, ragged))
+            new = self.cut_pairs(grid, cut)
             pairs += new
             ragged += [grid] if cut is None else []
             for axis, own in planes.items():
                 (moving if axis == cut else still)[own] = True
         mode = self.units(pairs, ragged)
-        mode.first = first
+        mode.first, mode.moved, mode.stayed = first, self.local[moving], self.local[still]
         return mode
+
+    def best(self, cuts: Sequence[Cut]) -> Mode:
+        """The finest of several ways to cut the first grid."""
+        return max((self.mode(cut) for cut in cuts), key=lambda m: m.grain)
+
+    @property
+    def row_cuts(self) -> list[Cut]:
+        """Axes of the first grid but the last."""
+        return list(range(self.grids[0].cells.ndim - 1))
+
+    @property
+    def column_cut(self) -> Cut:
+        """The last axis of the first grid, ragged where it may be."""
+        return None if self.grids[0].ragged else self.grids[0].cells.ndim - 1
+
+    def cut_pairs(self, grid: ClassGrid, cut: Cut) -> list[tuple[Ids, Ids]]:
+        """Ties that a cut adds."""
+        return [] if cut is None else [(self.position[a], self.position[b]) for a, b in grid.plane_pairs(cut)]
+
+    def gain(self, grid: ClassGrid, cut: Cut, pairs: list[tuple[Ids, Ids]], ragged: list[ClassGrid]) -> tuple[float, int]:
+        """Grain after a cut, then units of the grid itself."""
+        kept = [*ragged, grid] if cut is None else ragged
+        width = grid.cells.size if cut is None else grid.cells.shape[cut]
+        return self.units(pairs + self.cut_pairs(grid, cut), kept).grain, width
 
     def units(self, pairs: Sequence[tuple[Ids, Ids]], ragged: Sequence[ClassGrid]) -> Mode:
         """Units under some ties and grids that have to stay balanced."""
@@ -89,51 +120,88 @@ class Component:
         parts = np.split(self.local[order], np.flatnonzero(np.diff(of_class[order])) + 1)
         chosen = np.flatnonzero(usable)
         units = [parts[k] for k in chosen]
-        row_of = np.full(count, -1, np.int64)
-        row_of[chosen] = np.arange(chosen.size)
-        tables = [t for t in (self.row_counts(g, row_of[of_class], len(units)) for g in ragged) if t.any()]
+        unit_of = np.full(count, -1, np.int64)
+        unit_of[chosen] = np.arange(chosen.size)
+        tables = [t for t in (self.row_counts(g, unit_of[of_class]) for g in ragged) if t.units.size]
         if not tables or not units:
             return Mode(None, units, [])
-        even = np.all([(t == t[:, :1]).all(axis=1) for t in tables], axis=0)
-        rest = np.flatnonzero(~even)
-        columns = _columns([units[k] for k in rest], [t[rest] for t in tables]) if rest.size else []
-        return Mode(None, [units[k] for k in np.flatnonzero(even)], columns)
+        uneven = np.unique(np.concatenate([t.uneven() for t in tables]))
+        columns = _columns(units, uneven, tables) if uneven.size else []
+        even = np.setdiff1d(np.arange(len(units)), uneven, assume_unique=True)
+        return Mode(None, [units[k] for k in even], columns)
 
-    def row_counts(self, grid: ClassGrid, unit_of: NDArray[np.int64], units: int) -> NDArray[np.int32]:
-        """`(units, rows)`: how many cells of each row a unit takes."""
-        cells = unit_of[self.position[grid.cells.reshape(-1, grid.cells.shape[-1])]]
-        table = np.zeros((units + 1, cells.shape[0]), np.int32)
-        np.add.at(table, (cells, np.arange(cells.shape[0])[:, None]), 1)
-        return table[:-1]
+    def row_counts(self, grid: ClassGrid, unit_of: NDArray[np.int64]) -> RowCounts:
+        """How many cells of each row of a grid the units take."""
+        rows = grid.cells.size // grid.cells.shape[-1]
+        cells = unit_of[self.position[grid.cells.reshape(rows, -1)]]
+        keys = (cells * rows + np.arange(rows)[:, None])[cells >= 0]
+        found, counts = np.unique(keys, return_counts=True)
+        return RowCounts(found // rows, found % rows, counts, rows)
 
 
-def _columns(units: list[Ids], tables: list[NDArray[np.int32]]) -> list[list[list[Ids]]]:
+@dataclass
+class RowCounts:
+    """Sparse table: unit `units[i]` takes `counts[i]` cells of row `rows[i]`, out of `size` rows."""
+
+    units: NDArray[np.int64]
+    rows: NDArray[np.int64]
+    counts: NDArray[np.int64]
+    size: int
+
+    def uneven(self) -> NDArray[np.int64]:
+        """Units that do not take equally many cells from every row."""
+        ids, start, touched = np.unique(self.units, return_index=True, return_counts=True)
+        most, least = np.maximum.reduceat(self.counts, start), np.minimum.reduceat(self.counts, start)
+        return np.asarray(ids[(touched < self.size) | (most != least)])
+
+
+def _columns(units: list[Ids], uneven: NDArray[np.int64], tables: Sequence[RowCounts]) -> list[list[list[Ids]]]:
     """Buckets of units that take the same cells per row; sets of buckets that are balanced together.
 
     Two buckets belong together when one grid needs both: every row of it has to lose as many cells.
     """
-    table = np.concatenate(tables, axis=1)
-    grid_of_row = np.repeat(np.arange(len(tables)), [t.shape[1] for t in tables])
-    shapes, bucket_of = np.unique(table, axis=0, return_inverse=True)
-    touched = np.stack([shapes[:, grid_of_row == g].any(axis=1) for g in range(len(tables))], axis=1)
-    a, b = np.nonzero(touched)
-    _, linked = components(len(shapes) + len(tables), [(a.astype(np.int32), (b + len(shapes)).astype(np.int32))])
-    members = {int(k): [units[i] for i in np.flatnonzero(bucket_of.ravel() == k)] for k in range(len(shapes))}
+    rng = np.random.default_rng(0)
+    signature = np.zeros(len(units), np.uint64)
+    for table in tables:  # units with equal counts in all rows have equal sums of random numbers
+        keys = rng.integers(0, 2**63, table.size, dtype=np.uint64)
+        np.add.at(signature, table.units, keys[table.rows] * table.counts.astype(np.uint64))
+    _, first, bucket_of = np.unique(signature[uneven], return_index=True, return_inverse=True)
+    bucket_of = bucket_of.ravel()
+    speakers = uneven[first]
+    profiles = [[_profile(t, int(u)) for t in tables] for u in speakers]
+    touched = [(b, g) for b, profile in enumerate(profiles) for g, (rows, _) in enumerate(profile) if rows.size]
+    pairs = np.array(touched, np.int32).reshape(-1, 2)
+    _, linked = components(len(speakers) + len(tables), [(pairs[:, 0], pairs[:, 1] + np.int32(len(speakers)))])
     result = []
-    for one in np.unique(linked[: len(shapes)]):
-        chosen = np.flatnonzero(linked[: len(shapes)] == one)
-        pure = chosen[[_pure(shapes[k], grid_of_row) for k in chosen]]
-        for candidate in (chosen, pure):
-            total = shapes[candidate].sum(axis=0)
-            if candidate.size and all(np.unique(total[grid_of_row == g]).size == 1 for g in np.unique(grid_of_row)):
-                result.append([members[int(k)] for k in candidate])
-                break
+    for one in np.unique(linked[: len(speakers)]):
+        chosen = np.flatnonzero(linked[: len(speakers)] == one).tolist()
+        pure = [b for b in chosen if all(np.unique(counts).size <= 1 for _, counts in profiles[b])]
+        balanced = next((c for c in (chosen, pure) if c and _balanced(c, profiles, tables)), None)
+        if balanced is not None:
+            result.append([[units[k] for k in uneven[bucket_of == b]] for b in balanced])
     return result
 
 
-def _pure(shape: NDArray[np.int32], grid_of_row: NDArray[np.int64]) -> bool:
-    """It takes the same number of cells from every row that it touches."""
-    return all(np.unique(part[part > 0]).size <= 1 for part in (shape[grid_of_row == g] for g in np.unique(grid_of_row)))
+def _profile(table: RowCounts, unit: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows that one unit touches, and how many cells of each."""
+    a, b = np.searchsorted(table.units, [unit, unit + 1])
+    return table.rows[a:b], table.counts[a:b]
+
+
+def _balanced(
+    buckets: Sequence[int],
+    profiles: Sequence[Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]]],
+    tables: Sequence[RowCounts],
+) -> bool:
+    """One unit of each bucket takes equally many cells from every row of every grid."""
+    for g, table in enumerate(tables):
+        total = np.zeros(table.size, np.int64)
+        for b in buckets:
+            rows, counts = profiles[b][g]
+            total[rows] += counts
+        if (total != total[0]).any():
+            return False
+    return True
 
 
 def _connected_order(grids: list[ClassGrid]) -> list[ClassGrid]:
