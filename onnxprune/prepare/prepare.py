@@ -77,8 +77,10 @@ def prepare(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]] | None =
 
 
 def _drop_zero_states(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Recurrent layers without initial states that are zeros: that is the default, and one tensor of zeros for all layers
-    would tie their hidden units."""
+    """Recurrent layers without initial states that are zeros, which is the default.
+
+    One tensor of zeros for all layers would tie their hidden units.
+    """
     graph = import_graph(model)
     dropped = False
     for node in graph.nodes:

@@ -24,6 +24,7 @@ from onnxprune.shapes import evaluate
 from onnxprune.trace.value import Value
 
 _INTEGERS = {TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL, TensorProto.UINT8, TensorProto.INT8}
+_LIKE_FIRST_INPUT = {"MeanVarianceNormalization"}  # its schema infers a type but no shape
 _LISTED = ("value_int", "value_ints", "value_float", "value_floats")
 _PRIMES = [n for n in range(3, 200) if all(n % k for k in range(2, n))]
 Scope = MutableMapping[str, Value]
@@ -73,7 +74,11 @@ def infer(graph: gs.Graph, shapes: Mapping[str, Sequence[int]]) -> Inferred:
         dtype = element_type(t) if t.type == "tensor_type" else 0
         known = shapes.get(t.name) if dtype else None
         scope[t.name] = Value(t.name, dtype, None if known is None else tuple(known))
-    _Pass(graph.opset, graph.import_domains, result).run(graph, scope)
+    symbols: dict[str, int] = {}
+    for t in graph.inputs:
+        declared = zip(t.shape or (), shapes.get(t.name, ()), strict=False)
+        symbols |= {dim: size for dim, size in declared if isinstance(dim, str)}
+    _Pass(graph.opset, graph.import_domains, result, symbols=symbols).run(graph, scope)
     return result
 
 
@@ -84,6 +89,7 @@ class _Pass:
     result: Inferred
     sizes: Iterator[int] = field(default_factory=lambda: cycle(_PRIMES))
     hints: dict[str, NDArray[Any]] = field(default_factory=dict)
+    symbols: dict[str, int] = field(default_factory=dict)
 
     def run(self, graph: gs.Graph, scope: Scope) -> None:
         """Infers a graph into its scope."""
@@ -190,6 +196,8 @@ class _Pass:
             )
         except Exception as error:  # no schema, or the node contradicts its inputs
             self.result.errors.append(f"{proto.op_type} node {proto.name!r}: {str(error).strip().splitlines()[-1]}")
+        if proto.op_type in _LIKE_FIRST_INPUT:
+            types = {proto.output[0]: helper.make_tensor_type_proto(known[0].dtype, known[0].shape)}
         if not types or any(
             n and n in types and types[n].HasField("tensor_type") and not types[n].tensor_type.HasField("shape")
             for n in proto.output
@@ -202,10 +210,14 @@ class _Pass:
             and self.result.errors[-1].startswith(f"{proto.op_type} node {proto.name!r}")
         ):
             self.result.errors.pop()
-        return [self.value(name, types.get(name)) for name in proto.output]
+        return [self.value(t, types.get(t.name)) for t in node.outputs]
 
-    def value(self, name: str, proto: onnx.TypeProto | None) -> Value:
-        """A value of an inferred type; unknown dimensions get sizes of their own."""
+    def value(self, t: gs.Tensor, proto: onnx.TypeProto | None) -> Value:
+        """A value of an inferred type, else of the declared one; unknown dimensions get sizes of their own."""
+        name = t.name
+        if proto is None and name and isinstance(t, gs.Variable) and t.shape is not None and t.type == "tensor_type":
+            shape = tuple(d if isinstance(d, int) else self.symbols.get(d, 0) for d in t.shape)
+            return Value(name, element_type(t), shape if all(d > 0 for d in shape) else None)
         if proto is None or not proto.HasField("tensor_type"):
             return Value(name, 0, None)
         tensor = proto.tensor_type

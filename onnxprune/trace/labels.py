@@ -70,8 +70,9 @@ class LabelSpace:
         inexact: labels whose removal changes a statistic, with the reason.
         fills: labels whose removed slices are neutral at another value than 0.
         grids: by content.
-        touched: labels about which something was said since the tracer last looked: what a rule passes over in silence
-            is frozen.
+        touched: labels about which something was said at the node under trace: what a rule passes over in silence is
+            frozen.
+        free: ranges of labels of broadcast axes, which no weight stands behind.
     """
 
     size: int = 0
@@ -81,6 +82,7 @@ class LabelSpace:
     fills: list[tuple[Labels, float]] = field(default_factory=list)
     grids: dict[tuple[Any, ...], Grid] = field(default_factory=dict)
     touched: list[Labels] = field(default_factory=list)
+    free: list[tuple[int, int]] = field(default_factory=list)
 
     def fresh(self, *shape: int) -> Labels:
         """New labels in an array of this shape."""
@@ -88,6 +90,25 @@ class LabelSpace:
         labels = np.arange(self.size, self.size + count, dtype=np.int32).reshape(shape)
         self.size += count
         return labels
+
+    def fresh_free(self, size: int) -> Labels:
+        """New labels of a broadcast axis."""
+        labels = self.fresh(size)
+        self.free.append((int(labels[0]), int(labels[-1])))
+        return labels
+
+    def is_free(self, labels: Labels) -> bool:
+        """True where all labels are of one broadcast axis."""
+        low, high = int(labels.min()), int(labels.max())
+        return any(a <= low and high <= b for a, b in self.free)
+
+    def product(self, axes: tuple[int, int], rows: Field, columns: Field) -> Field:
+        """Two fields of one axis each as one over both: a cell dies with its row or its column."""
+        cells = self.fresh(rows.labels.size, columns.labels.size)
+        grid = self.grid(cells)
+        grid.axis_labels = [rows.labels, columns.labels]
+        self.touched += [rows.labels, columns.labels]
+        return Field(axes, cells, rows.zero and columns.zero)
 
     def tie(self, a: Labels, b: Labels) -> None:
         """Ties labels position by position; the shapes broadcast."""

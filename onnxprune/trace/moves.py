@@ -75,6 +75,7 @@ def reshape(space: LabelSpace, fields: Sequence[Field], before: Shape, after: Sh
             space.freeze(f.labels, f"{what} changes an empty or differently sized tensor")
         return []
     of_axis = {axis: k for k, (ins, _) in enumerate(runs) for axis in ins}
+    fields = _products(space, fields, of_axis)
     taken: set[int] = set()
     result = []
     for f in sorted(fields, key=lambda f: -f.labels.size):
@@ -93,6 +94,24 @@ def reshape(space: LabelSpace, fields: Sequence[Field], before: Shape, after: Sh
         moved = make_field(space, outs, labels, f.zero)
         if moved:
             result.append(moved)
+    return result
+
+
+def _products(space: LabelSpace, fields: Sequence[Field], of_axis: dict[int, int]) -> list[Field]:
+    """Two single axes that are merged become one field over both (heads that share one value projection).
+
+    Broadcast axes, which no weight stands behind, take no part.
+    """
+    result = list(fields)
+    for f in fields:
+        for g in fields:
+            if f.joint or g.joint or f.axes >= g.axes or f not in result or g not in result:
+                continue
+            weighty = not space.is_free(f.labels) and not space.is_free(g.labels)
+            if weighty and of_axis[f.axes[0]] == of_axis[g.axes[0]]:
+                result.remove(f)
+                result.remove(g)
+                result.append(space.product((f.axes[0], g.axes[0]), f, g))
     return result
 
 

@@ -97,6 +97,8 @@ class _Tracer:
                     value.why = dict.fromkeys(range(len(value.shape)), f"graph input {t.name!r}")
         for node in graph.nodes:
             self.node(node, scope)
+            if graph is self.result.graph:
+                self.result.space.touched.clear()
         outputs = [scope.get(t.name) or Value(t.name, 0, None) for t in graph.outputs]
         if freeze_outputs:
             for value in outputs:
@@ -172,11 +174,11 @@ class _Tracer:
                 reason = f"{op.what}: its shapes are unknown"
             self.give_up(op, bodies, reason)
             return
-        op.space.touched.clear()
+        start = len(op.space.touched)
         try:
             rule(op)
             self.check(op)
-            self.freeze_untouched(op)
+            self.freeze_untouched(op, op.space.touched[start:])
         except Exception as error:  # a bug of ours must not cost the user the rest of the model
             self.result.failures.append(f"{op.what}: {type(error).__name__}: {error}")
             self.give_up(op, [], f"{op.what}: internal error of its rule")
@@ -186,9 +188,9 @@ class _Tracer:
             self.result.weights[value.name] = Weight(value.name, value.sizes, labels, stored=False)
         self.result.edits += op.edits
 
-    def freeze_untouched(self, op: Op) -> None:
+    def freeze_untouched(self, op: Op, touched: Sequence[Labels]) -> None:
         """Labels that a rule passes over in silence are needed as they are."""
-        arrays = [f.labels.ravel() for v in op.outs for f in v.fields] + [x.ravel() for x in op.space.touched]
+        arrays = [f.labels.ravel() for v in op.outs for f in v.fields] + [x.ravel() for x in touched]
         known = np.concatenate(arrays) if arrays else np.zeros(0, np.int32)
         for value in op.ins:
             if value is None:

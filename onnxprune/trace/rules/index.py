@@ -70,14 +70,14 @@ def gather_nd(op: Op) -> None:
     depth = indices.sizes[-1]
     for axis in range(batch + depth):
         op.freeze_axis(x, axis, f"{op.what} looks it up by data")
-    shift = indices.rank - 1 - depth - batch
+    shift = indices.rank - 1 - depth - batch  # of the axes behind the indexed ones
     fields = []
     for f in x.fields:
         kept = [a for a in f.axes if a >= batch + depth]
         if len(kept) == len(f.axes):
-            fields.append(Field(tuple(a + shift + batch for a in kept), f.labels, f.zero))
+            fields.append(Field(tuple(a + shift for a in kept), f.labels, f.zero))
         else:
-            fields += [Field((a + shift + batch,), op.space.separate(f, a), f.zero) for a in kept]
+            fields += [Field((a + shift,), op.space.separate(f, a), f.zero) for a in kept]
     op.outs[0].fields = fields
     op.freeze(indices)
 

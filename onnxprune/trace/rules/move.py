@@ -245,7 +245,7 @@ def expand(op: Op) -> None:
         return
     for axis, size in enumerate(out.sizes):
         if size > 1 and (axis < shift or x.sizes[axis - shift] == 1):
-            out.fields.append(Field((axis,), op.space.fresh(size), False))
+            out.fields.append(Field((axis,), op.space.fresh_free(size), False))
     offset = out.rank - target.size
     op.follow(1, {k: k + offset for k, size in enumerate(target.ravel()) if size > 1})
 
