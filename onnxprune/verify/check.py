@@ -30,7 +30,7 @@ def alive_after(groups: Groups, choices: Sequence[Choice]) -> Mask:
 
 
 def default_tolerance(groups: Groups) -> float:
-    """1e-4 relative for float32 and double, 5e-3 for float16, 5e-2 for bfloat16."""
+    """1e-4 relative, 5e-3 for float16."""
     dtypes = {int(groups.trace.values[n].dtype) for n in groups.trace.weights if n in groups.trace.values}
     return max((TOLERANCE.get(d, 1e-4) for d in dtypes), default=1e-4)
 

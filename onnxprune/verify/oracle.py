@@ -19,7 +19,7 @@ DISCRETE = {
     "Greater", "Less", "GreaterOrEqual", "LessOrEqual", "QuantizeLinear", "DynamicQuantizeLinear", "Multinomial",
 }  # fmt: skip
 _ROUNDING = 4.0  # differences of that many times the noise are rounding
-TOLERANCE: dict[int, float] = {TensorProto.FLOAT16: 5e-3, TensorProto.BFLOAT16: 5e-2}
+TOLERANCE: dict[int, float] = {TensorProto.FLOAT16: 5e-3}
 
 
 @dataclass

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import ml_dtypes
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+
+from onnxprune.verify.widen import is_narrow, widened
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -112,9 +115,15 @@ def run(
         outputs: which to compute.
         weights: see `open_session`.
 
+    A bfloat16 model is run in float32.
+
     Raises:
         RuntimeError: the model can't be loaded or run.
     """
+    if is_narrow(model):
+        model = widened(model)
+        feeds = {n: _wide(a) for n, a in feeds.items()}
+        weights = {n: _wide(a) for n, a in (weights or {}).items()}
     session, alive = open_session(model, weights)
     known = {i.name for i in session.get_inputs()}
     try:
@@ -123,6 +132,10 @@ def run(
         raise RuntimeError(first_line(error)) from error
     finally:
         del session, alive
+
+
+def _wide(array: NDArray[Any]) -> NDArray[Any]:
+    return array.astype(np.float32) if array.dtype == ml_dtypes.bfloat16 else array
 
 
 def first_line(error: Exception) -> str:

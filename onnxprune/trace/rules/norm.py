@@ -126,6 +126,10 @@ def lp_norm(op: Op) -> None:
 @rule("MeanVarianceNormalization")
 def mean_variance(op: Op) -> None:
     """Statistics over the listed axes."""
-    for axis in op.attr("axes", [0, 2, 3]):
-        op.inexact_axis(op.need(0), int(axis) % op.need(0).rank, "mean and variance")
+    axes = {int(axis) % op.need(0).rank for axis in op.attr("axes", [0, 2, 3])}
+    for axis in axes:
+        op.inexact_axis(op.need(0), axis, "mean and variance")
+    for f in op.need(0).fields:
+        if f.zero and not axes & set(f.axes):
+            op.space.freeze(f.labels, f"{op.what} divides by its deviation, which is 0 once its weights are")
     op.same(zero=False)
