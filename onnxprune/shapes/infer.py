@@ -90,13 +90,17 @@ class _Pass:
     sizes: Iterator[int] = field(default_factory=lambda: cycle(_PRIMES))
     hints: dict[str, NDArray[Any]] = field(default_factory=dict)
     symbols: dict[str, int] = field(default_factory=dict)
+    constants: dict[int, Value] = field(default_factory=dict)
 
     def run(self, graph: gs.Graph, scope: Scope) -> None:
         """Infers a graph into its scope."""
         self.result.scopes[id(graph)] = scope
         for name, t in graph.tensors().items():
             if isinstance(t, gs.Constant) and name not in scope:
-                scope[name] = self.constant(name, t)
+                # bodies that capture one weight share what is known of it, also where no outer node reads it
+                if id(t) not in self.constants:
+                    self.constants[id(t)] = self.constant(name, t)
+                scope[name] = self.constants[id(t)]
         for node in graph.nodes:
             self.node(node, scope)
 
@@ -323,6 +327,6 @@ def _ask_runtime(
         return None
     types = {}
     for out in session.get_outputs():
-        if out.type.startswith("tensor(") and isinstance(out.shape, list):
+        if out.type.startswith("tensor(") and out.shape:  # an empty list says unknown as well as scalar
             types[out.name] = helper.make_tensor_type_proto(dtype_of(out.type), out.shape)
     return types

@@ -35,8 +35,11 @@ def batch_norm(op: Op) -> None:
 
 @rule("InstanceNormalization")
 def instance_norm(op: Op) -> None:
-    """Each channel by its own statistics."""
+    """Each channel by its own statistics; without epsilon a constant one becomes 0 / 0."""
     x = op.need(0)
+    if op.attr("epsilon", 1e-5) == 0:
+        op.freeze_all(f"{op.what} has no epsilon")
+        return
     for axis in range(2, x.rank):
         op.inexact_axis(x, axis, "mean and variance")
     names = list(range(x.rank))
@@ -130,6 +133,6 @@ def mean_variance(op: Op) -> None:
     for axis in axes:
         op.inexact_axis(op.need(0), axis, "mean and variance")
     for f in op.need(0).fields:
-        if f.zero and not axes & set(f.axes):
-            op.space.freeze(f.labels, f"{op.what} divides by its deviation, which is 0 once its weights are")
+        if not axes & set(f.axes):
+            op.space.freeze(f.labels, f"{op.what} divides by its deviation, which is 0 where it is constant")
     op.same(zero=False)
