@@ -212,8 +212,10 @@ def _set_dims(info: ValueInfoProto, dims: Sequence[Dim]) -> None:
     for dim, new in zip(declared, dims, strict=True):
         if isinstance(new, str):
             dim.dim_param = new
-        elif new is not None:
+        elif new is not None and dim.HasField("dim_value"):
             dim.dim_value = int(new)
+        elif new is not None:
+            dim.Clear()  # a symbol or an expression of symbols: the number holds for the traced sizes only
 
 
 # Import

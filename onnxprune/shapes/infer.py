@@ -170,7 +170,7 @@ class _Pass:
         for out, value, origin in zip(outs, values, origins, strict=False):
             out.shape = value.shape
             integer = np.issubdtype(value.dtype, np.integer) or value.dtype == np.bool_
-            if value.size <= (evaluate.ELEMENTS if integer else 1):
+            if value.size <= (evaluate.ELEMENTS if integer else 64):
                 out.static, out.origin = value, origin
         return outs
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,12 +12,9 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 from onnx import TensorProto
 
+from onnxprune.verify.decisions import behind_decisions, same_decisions
 from onnxprune.verify.session import run
 
-DISCRETE = {
-    "TopK", "ArgMax", "ArgMin", "NonMaxSuppression", "NonZero", "Unique", "Hardmax", "Round", "Floor", "Ceil", "Sign",
-    "Greater", "Less", "GreaterOrEqual", "LessOrEqual", "QuantizeLinear", "DynamicQuantizeLinear", "Multinomial",
-}  # fmt: skip
 _ROUNDING = 4.0  # differences of that many times the noise are rounding
 TOLERANCE: dict[int, float] = {TensorProto.FLOAT16: 5e-3}
 
@@ -34,7 +31,7 @@ class Verification:
             moves by one unit in the last place: a difference of a few times that is rounding (a sigmoid near 0 has an
             absolute error, not a relative one).
         outputs: names of the tensors that were compared.
-        before: of those, inputs of discrete operators, compared in place of the outputs behind them.
+        before: inputs of discrete operators, compared too where both models were given the same choices.
         shapes: concrete input shapes.
         message: what went wrong, one line; empty where nothing did.
     """
@@ -83,8 +80,8 @@ def compare(
 ) -> Verification:
     """Runs both models and compares their outputs.
 
-    Where outputs differ behind a discrete operator, which turns a rounding error into another choice, the inputs of those
-    operators are compared in their place.
+    Where outputs differ behind a discrete operator, which turns a rounding error into another choice, both models are given
+    the choices of the first; then all outputs are compared, and what those operators read.
 
     Args:
         expected: the inflated source, or the source where `weights` inflates it.
@@ -103,18 +100,15 @@ def compare(
         a = run(expected, feeds, names, weights)
     except RuntimeError as error:
         raise SourceError(str(error)) from error
-    b = run(actual, feeds, names)
-    errors = {n: relative_error(x, y) for n, x, y in zip(names, a, b, strict=True)}
-    behind, inputs = _discrete(graph)
-    doubtful = [n for n, e in errors.items() if not e <= tolerance and n in behind]
+    errors = _errors(names, a, run(actual, feeds, names, optimize=True))
     before: list[str] = []
-    if doubtful and all(e <= tolerance for n, e in errors.items() if n not in doubtful):
-        before = sorted(inputs)
-        x = run(_with_outputs(expected, before), feeds, before, weights)
-        y = run(_with_outputs(actual, before), feeds, before)
-        found = {n: relative_error(p, q) for n, p, q in zip(before, x, y, strict=True) if p.shape == q.shape}
-        before = sorted(found)
-        errors = {n: e for n, e in errors.items() if n not in doubtful} | found
+    behind = behind_decisions(graph)
+    if any(not e <= tolerance and n in behind for n, e in errors.items()):
+        cut = same_decisions(expected, actual, graph, feeds, weights)
+        expected, feeds, before = cut.expected, cut.feeds, cut.inputs
+        names = [n for n in names if n not in cut.decided]
+        a, b = run(expected, feeds, names + before, weights), run(cut.actual, feeds, names + before)
+        errors = _errors(names + before, a, b)
     worst = max(errors, key=lambda n: errors[n], default="")
     largest = max(errors.values(), default=0.0)
     noise, passed = 0.0, largest <= tolerance
@@ -123,8 +117,12 @@ def compare(
         noise = noises[worst]
         passed = all(e <= max(tolerance, _ROUNDING * noises[n]) for n, e in errors.items())
     message = "" if passed else f"output {worst!r} differs by {largest:.2g}"
-    shapes = {n: v.shape for n, v in feeds.items()}
+    shapes = {n: v.shape for n, v in feeds.items() if n in {i.name for i in actual.graph.input}}
     return Verification(passed, largest, tolerance, names, before, shapes, message, noise)
+
+
+def _errors(names: Sequence[str], expected: Sequence[Any], actual: Sequence[Any]) -> dict[str, float]:
+    return {n: relative_error(x, y) for n, x, y in zip(names, expected, actual, strict=True)}
 
 
 def _noise(
@@ -135,29 +133,4 @@ def _noise(
 ) -> dict[str, float]:
     """How much tensors of a model change when each float input moves to the next number."""
     moved = {n: np.nextafter(x, np.array(np.inf, x.dtype)) if x.dtype.kind == "f" else x for n, x in feeds.items()}
-    listed = [o.name for o in model.graph.output]
-    model = model if set(names) <= set(listed) else _with_outputs(model, names)
-    a, b = run(model, feeds, names, weights), run(model, moved, names, weights)
-    return {n: relative_error(x, y) for n, x, y in zip(names, a, b, strict=True)}
-
-
-def _discrete(graph: gs.Graph) -> tuple[set[str], set[str]]:
-    """Tensors behind a discrete operator, and the activations that the first of those operators read."""
-    behind: set[str] = set()
-    inputs: set[str] = set()
-    for node in graph.nodes:
-        tainted = any(t.name in behind for t in node.inputs)
-        if node.op in DISCRETE and not tainted:
-            inputs |= {t.name for t in node.inputs if t.name and not isinstance(t, gs.Constant) and t.inputs}
-        if tainted or node.op in DISCRETE:
-            behind |= {t.name for t in node.outputs}
-    return behind, inputs
-
-
-def _with_outputs(model: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:
-    """The model with other outputs."""
-    changed = onnx.ModelProto()
-    changed.CopyFrom(model)
-    del changed.graph.output[:]
-    changed.graph.output.extend(onnx.helper.make_value_info(n, onnx.TypeProto()) for n in names)
-    return changed
+    return _errors(names, run(model, feeds, names, weights), run(model, moved, names, weights))

@@ -32,7 +32,7 @@ def dtype_of(name: str) -> int:
 
 
 def open_session(
-    model: onnx.ModelProto, weights: Mapping[str, NDArray[Any]] | None = None
+    model: onnx.ModelProto, weights: Mapping[str, NDArray[Any]] | None = None, *, optimize: bool = False
 ) -> tuple[ort.InferenceSession, list[object]]:
     """A CPU session that runs the graph as it is written, and what has to live as long as it.
 
@@ -41,6 +41,7 @@ def open_session(
     Args:
         model: any model.
         weights: initializers of the main graph that take other values, of the same shape and type.
+        optimize: let ONNX Runtime rewrite the graph as it does by default.
 
     Raises:
         RuntimeError: ONNX Runtime refuses the model.
@@ -51,7 +52,8 @@ def open_session(
 
     options = ort.SessionOptions()
     options.log_severity_level = 4
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if not optimize:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.enable_cpu_mem_arena = False
     options.add_session_config_entry("session.disable_prepacking", "1")
     structure = copy_structure(model, keep_bytes=_INLINE)
@@ -106,6 +108,8 @@ def run(
     feeds: Mapping[str, NDArray[Any]],
     outputs: Sequence[str],
     weights: Mapping[str, NDArray[Any]] | None = None,
+    *,
+    optimize: bool = False,
 ) -> list[NDArray[Any]]:
     """Outputs of one run; the session is gone afterwards.
 
@@ -114,6 +118,7 @@ def run(
         feeds: inputs by name; names that the model has not are left out.
         outputs: which to compute.
         weights: see `open_session`.
+        optimize: as ONNX Runtime runs it by default.
 
     A bfloat16 model is run in float32.
 
@@ -124,7 +129,7 @@ def run(
         model = widened(model)
         feeds = {n: _wide(a) for n, a in feeds.items()}
         weights = {n: _wide(a) for n, a in (weights or {}).items()}
-    session, alive = open_session(model, weights)
+    session, alive = open_session(model, weights, optimize=optimize)
     known = {i.name for i in session.get_inputs()}
     try:
         return list(session.run(list(outputs), {n: a for n, a in feeds.items() if n in known}))
