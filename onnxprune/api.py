@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -234,5 +235,8 @@ def _nothing(groups: Groups, options: Options) -> str:
         return f"at ratio {options.ratio:g} with these options no group loses a unit ({len(groups.groups)} groups could)"
     if not groups.frozen:
         return "the model has no weights"
-    reason = groups.frozen[0]
-    return f"no group can be pruned; for example axis {reason.axis} of {reason.weight!r}: {reason.reason}"
+    sizes = {name: math.prod(weight.shape) for name, weight in groups.trace.weights.items()}
+    channels = [f for f in groups.frozen if f.axis < 2] or groups.frozen  # not the taps of a kernel
+    held = max(channels, key=lambda f: (f.inexact, sizes[f.weight]))
+    hint = "; `width` prunes such axes too" if held.inexact else ""
+    return f"no group can be pruned; for example axis {held.axis} of {held.weight!r}: {held.reason}{hint}"

@@ -22,6 +22,8 @@ from onnxprune.verify.inputs import random_inputs
 from onnxprune.verify.oracle import TOLERANCE, SourceError, Verification, compare
 from onnxprune.verify.session import run
 
+_SIZES = 2  # at how many input sizes a model with symbolic dimensions is compared
+
 
 def alive_after(groups: Groups, choices: Sequence[Choice]) -> Mask:
     """Which labels stay."""
@@ -53,14 +55,14 @@ class Checker:
     tolerance: float
     fixed: Mapping[str, Sequence[int]] | None = None
     checker_passes: bool | None = None
-    shapes: dict[str, tuple[int, ...]] | None = None
+    shapes: list[dict[str, tuple[int, ...]]] | None = None
     unverified: str = ""
     put_back: list[PutBack] = field(default_factory=list)
 
     def candidates(self) -> Iterator[dict[str, tuple[int, ...]]]:
         """Input shapes to try: those of the trace first."""
         if self.shapes is not None:
-            yield self.shapes
+            yield from self.shapes
             return
         yield self.prepared.shapes
         yield from assignments(self.prepared.model, self.fixed)
@@ -68,29 +70,40 @@ class Checker:
     def verify(self, pruned: onnx.ModelProto, alive: Mask) -> Verification | None:
         """Compares a result with its inflated source; None where the source itself can't be run.
 
-        The result of a removal that changes statistics is only run, not compared.
+        A model with symbolic dimensions is compared at two sizes where it runs at two. The result of a removal that changes
+        statistics is only run, not compared.
         """
         source = self.prepared.model
-        graph, scope = self.prepared.graph, self.groups.trace.values
         weights = {w.name: a for w, a in inflated_weights(source, pruned, self.groups, alive)}
-        if not weights.keys() <= {t.name for t in source.graph.initializer}:
+        made = not weights.keys() <= {t.name for t in source.graph.initializer}
+        if made:
             source, weights = put_in(source, weights), {}
-        reason = ""
+        reason, results, used = "", [], []
         for shapes in self.candidates():
-            feeds = random_inputs(graph, shapes, scope, self.seed)
+            if shapes in used:
+                continue
+            feeds = random_inputs(self.prepared.graph, shapes, self.groups.trace.values, self.seed)
             try:
-                result = compare(source, pruned, graph, feeds, self.tolerance, weights)
+                results.append(compare(source, pruned, self.prepared.graph, feeds, self.tolerance, weights))
             except SourceError as error:
                 if self.shapes is None and not self.source_runs(feeds):
                     reason = reason or str(error)
                     continue
-                result = Verification(False, float("inf"), self.tolerance, message=f"inflated source: {error}")
+                results.append(self.failure(f"inflated source: {error}"))
             except RuntimeError as error:
-                result = Verification(False, float("inf"), self.tolerance, message=str(error))
-            self.shapes = shapes
-            return result
-        self.unverified = f"ONNX Runtime can't run the source: {reason}"
-        return None
+                results.append(self.failure(str(error)))
+            used.append(shapes)
+            if not results[-1].passed or made or len(used) == _SIZES:  # made constants have the traced sizes
+                break
+        if not results:
+            self.unverified = f"ONNX Runtime can't run the source: {reason}"
+            return None
+        self.shapes = used
+        return max(results, key=lambda r: (not r.passed, r.error))
+
+    def failure(self, message: str) -> Verification:
+        """A comparison that did not come about."""
+        return Verification(False, float("inf"), self.tolerance, message=message)
 
     def source_runs(self, feeds: Mapping[str, NDArray[Any]]) -> bool:
         """Whether the source itself can be run."""
@@ -120,7 +133,8 @@ class Checker:
         _, result, failed = self.attempt(exact)
         if failed or result is None:
             return model, result, failed
-        feeds = random_inputs(self.prepared.graph, self.shapes or self.prepared.shapes, self.groups.trace.values, self.seed)
+        shapes = (self.shapes or [self.prepared.shapes])[0]
+        feeds = random_inputs(self.prepared.graph, shapes, self.groups.trace.values, self.seed)
         try:
             run(model, feeds, [o.name for o in model.graph.output])
         except RuntimeError as error:
