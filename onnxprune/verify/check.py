@@ -74,7 +74,10 @@ class Checker:
         statistics is only run, not compared.
         """
         source = self.prepared.model
-        weights = {w.name: a for w, a in inflated_weights(source, pruned, self.groups, alive)}
+        try:
+            weights = {w.name: a for w, a in inflated_weights(source, pruned, self.groups, alive)}
+        except ValueError as error:
+            return self.failure(f"the weights do not have the shapes that the removal leaves: {error}")
         made = not weights.keys() <= {t.name for t in source.graph.initializer}
         if made:
             source, weights = put_in(source, weights), {}
@@ -155,16 +158,16 @@ class Checker:
         """The result without the groups whose surgery fails; those are listed in `put_back`."""
         model, result, failed = self.attempt(choices)
         tried = 0
-        while failed:
+        while failed and choices:
             progress("searching for groups to put back", min(0.9, tried / 10))
             tried += 1
             bad = self.culprits(choices, failed)
             ids = {c.group.id for c, _ in bad}
             self.put_back += [PutBack(c.group.id, reason) for c, reason in bad]
             choices = [c for c in choices if c.group.id not in ids]
-            model, result, failed = self.attempt(choices)
-        assert model is not None
-        return model, choices, result
+            if choices:
+                model, result, failed = self.attempt(choices)
+        return model or self.prepared.model, choices, result
 
     def culprits(self, choices: list[Choice], reason: str) -> list[tuple[Choice, str]]:
         """Groups that fail alone, by bisection; where none does, the second half of the smallest set that fails."""
