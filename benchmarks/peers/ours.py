@@ -54,7 +54,14 @@ def _figures(result: Any) -> dict[str, Any]:
         "macs_after": report.macs_after,
         "oracle": None
         if checked is None
-        else {"passed": bool(checked.passed), "error": checked.error, "compared": list(compared)},
+        else {
+            "passed": bool(checked.passed),
+            "error": checked.error,
+            "tolerance": getattr(checked, "tolerance", None),
+            "noise": getattr(checked, "noise", None),
+            "compared": list(compared),
+            "before": list(getattr(checked, "before", [])),
+        },
         "unverified": getattr(report, "unverified", "") if checked is None else "",
         "put_back": [_returned(item, report) for item in report.put_back],
         "groups": len(getattr(report, "groups", [])),
