@@ -112,7 +112,21 @@ def mutate(folder: Path, mutation: Mutation) -> None:
 
 def test(folder: Path, tests: list[str]) -> Outcome:
     """Runs tests against a copy until one fails; its name."""
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "--no-header", "-p", "no:cacheprovider", "--tb=no", "--rootdir=.", "-c", os.devnull, *tests]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-x",
+        "--no-header",
+        "-p",
+        "no:cacheprovider",
+        "--tb=no",
+        "--rootdir=.",
+        "-c",
+        os.devnull,
+        *tests,
+    ]
     start = time.perf_counter()
     # seeds and number of examples as in every run of the tests
     environment = {k: v for k, v in os.environ.items() if k != "ONNXPRUNE_EXAMPLES"} | {
@@ -159,13 +173,26 @@ def main() -> int:
     rows = []
     for mutation in chosen:
         outcome = attempt(arguments.source, mutation, arguments.tests)
-        rows.append({"mutation": mutation.name, "file": mutation.path, "killed_by": outcome.test, "seconds": round(outcome.seconds, 1)})
+        rows.append(
+            {
+                "mutation": mutation.name,
+                "file": mutation.path,
+                "killed_by": outcome.test,
+                "seconds": round(outcome.seconds, 1),
+            }
+        )
         print(f"{mutation.name:<30} {outcome.test or 'SURVIVED':<80} {outcome.seconds:6.1f} s", flush=True)
     survived = [r["mutation"] for r in rows if not r["killed_by"]]
-    print(f"{len(rows) - len(survived)} of {len(rows)} mutations noticed" + (f"; survived: {', '.join(survived)}" if survived else ""))
+    print(
+        f"{len(rows) - len(survived)} of {len(rows)} mutations noticed"
+        + (f"; survived: {', '.join(survived)}" if survived else "")
+    )
     if arguments.only == "*":
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(json.dumps({"tests": arguments.tests, "clean_seconds": round(clean.seconds, 1), "mutations": rows}, indent=1) + "\n")
+        arguments.out.write_text(
+            json.dumps({"tests": arguments.tests, "clean_seconds": round(clean.seconds, 1), "mutations": rows}, indent=1)
+            + "\n"
+        )
     return 1 if survived else 0
 
 

@@ -202,7 +202,13 @@ def main() -> int:
             "near_linear": exponent(rows) <= EXPONENT,
         }
         print(f"{name}: {worst:g} s per 1,000 nodes at most, seconds grow with nodes^{exponent(rows):.2f}")
-    data = {"limit": LIMIT, "exponent_limit": EXPONENT, "machine": platform.machine(), "python": platform.python_version(), "families": results}
+    data = {
+        "limit": LIMIT,
+        "exponent_limit": EXPONENT,
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+        "families": results,
+    }
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(data, indent=1) + "\n")
     return 0 if all(r["within_limit"] and r["near_linear"] for r in results.values()) else 1

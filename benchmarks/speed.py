@@ -41,7 +41,9 @@ def measure(command: Command) -> dict[str, float]:
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
             errors.seek(0)
-            raise SystemExit(f"{' '.join(command)}: exit code {process.returncode}\n{errors.read()[-800:].decode(errors='replace')}")
+            raise SystemExit(
+                f"{' '.join(command)}: exit code {process.returncode}\n{errors.read()[-800:].decode(errors='replace')}"
+            )
     return {"seconds": round(seconds, 4), "rss_mb": round(usage.ru_maxrss / 1024, 1)}
 
 

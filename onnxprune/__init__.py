@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     )
     from onnxprune.groups.group import Group, Groups
     from onnxprune.plan.plan import Plan, load_plan
+    from onnxprune.proof.oracle import Verification
     from onnxprune.report.report import Report
     from onnxprune.select.criteria import criterion
     from onnxprune.trace.registry import layout, rule
-    from onnxprune.verify.oracle import Verification
 
 __version__ = "0.1.0"
 _HOMES = {
@@ -30,7 +30,7 @@ _HOMES = {
     "BudgetError": "errors", "PlanError": "errors", "NothingToPruneError": "errors",
     "Group": "groups.group", "Groups": "groups.group", "Plan": "plan.plan", "load_plan": "plan.plan",
     "Report": "report.report", "criterion": "select.criteria", "rule": "trace.registry", "layout": "trace.registry",
-    "Verification": "verify.oracle",
+    "Verification": "proof.oracle",
 }  # fmt: skip
 __all__ = [
     "BudgetError",

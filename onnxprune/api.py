@@ -18,12 +18,12 @@ from onnxprune.io.load import load_model, model_size, sha256_model
 from onnxprune.io.surgeon import import_graph
 from onnxprune.plan.plan import Plan, alive_of, make_plan
 from onnxprune.prepare.prepare import Prepared, prepare
+from onnxprune.proof.check import Checker, alive_after, default_tolerance
+from onnxprune.proof.oracle import Verification
 from onnxprune.report.report import Report, count_params, rows, total_macs
 from onnxprune.select.allocate import Attention, Options, Ranking, allocate
 from onnxprune.surgery.apply import apply_alive
 from onnxprune.trace.tracer import trace
-from onnxprune.verify.check import Checker, alive_after, default_tolerance
-from onnxprune.verify.oracle import Verification
 
 Source = str | os.PathLike[str] | onnx.ModelProto
 Progress = Callable[[str, float], None]

@@ -239,7 +239,7 @@ def _compute(
     model: onnx.ModelProto, graph: gs.Graph, names: Sequence[str], producers: Mapping[str, gs.Node]
 ) -> list[NDArray[Any]] | None:
     """Values of computed constants, by ONNX Runtime; None where it can't."""
-    from onnxprune.verify.session import run
+    from onnxprune.proof.session import run
 
     wanted = {id(n) for name in names for n in _ancestors(name, producers)}
     keep = [k for k, node in enumerate(graph.nodes) if id(node) in wanted]

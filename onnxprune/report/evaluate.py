@@ -26,9 +26,9 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from onnxprune.errors import ModelError
+from onnxprune.proof.session import first_line
 from onnxprune.report.latency import open_optimized
 from onnxprune.shapes.dims import graph_inputs
-from onnxprune.verify.session import first_line
 
 Array = NDArray[Any]
 

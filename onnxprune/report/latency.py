@@ -19,7 +19,7 @@ import onnx
 from numpy.typing import NDArray
 
 from onnxprune.errors import ModelError
-from onnxprune.verify.session import first_line
+from onnxprune.proof.session import first_line
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -144,8 +144,8 @@ def single_input(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]] | N
         ModelError: no shapes could be found that the model accepts.
     """
     from onnxprune.prepare.prepare import prepare
+    from onnxprune.proof.inputs import random_inputs
     from onnxprune.shapes.dims import assignments, graph_inputs
-    from onnxprune.verify.inputs import random_inputs
 
     given = dict(shapes or {})
     sizes = next(assignments(model, given))

@@ -9,11 +9,11 @@ import onnx_graphsurgeon as gs
 
 from onnxprune.groups.classes import Mask
 from onnxprune.groups.group import Frozen, Groups
+from onnxprune.proof.oracle import Verification
 from onnxprune.report.macs import node_macs
 from onnxprune.select.allocate import Choice
 from onnxprune.surgery.follow import pruned_shape
 from onnxprune.surgery.weights import cut_shape, keep_of
-from onnxprune.verify.oracle import Verification
 
 
 @dataclass

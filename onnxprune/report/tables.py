@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from onnxprune.groups.group import Frozen, Group, Groups
-from onnxprune.verify.oracle import Verification
+from onnxprune.proof.oracle import Verification
 
 if TYPE_CHECKING:
     from onnxprune.report.evaluate import Score

@@ -306,7 +306,7 @@ def _ask_runtime(
     """Output types of one node as ONNX Runtime infers them when it loads a model of that node."""
     import onnxruntime as ort
 
-    from onnxprune.verify.session import dtype_of
+    from onnxprune.proof.session import dtype_of
 
     fed = {v.name: v for v in known if v.name not in data}
     graph = helper.make_graph(

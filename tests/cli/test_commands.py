@@ -106,9 +106,14 @@ def test_inspect_json(invoke, model):
     assert group["units"] == 16
     assert group["unit_params"] == 45
     assert sorted(map(tuple, group["members"])) == [("w1", 0), ("w2", 1)]
-    assert {"weight": "w2", "axis": 0, "slices": 4, "of": 4, "reason": "it reaches graph output 'y'"} in document[
-        "frozen"
-    ]
+    assert {
+        "weight": "w2",
+        "axis": 0,
+        "slices": 4,
+        "of": 4,
+        "reason": "it reaches graph output 'y'",
+        "inexact": False,
+    } in document["frozen"]
     assert document["unknown_ops"] == {}
 
 

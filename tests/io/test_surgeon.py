@@ -130,9 +130,7 @@ def test_initializers_without_a_consumer(conv):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.__name__)
 def test_initializers_and_attributes_of_every_type(dtype):
-    model = parse(
-        '<ir_version: 10, opset_import: ["" : 21]> g (bool x) => (bool y) { y = Acme (x, w) k = Constant () }'
-    )
+    model = parse('<ir_version: 10, opset_import: ["" : 21]> g (bool x) => (bool y) { y = Acme (x, w) k = Constant () }')
     tensor = numpy_helper.from_array(np.array([1, 0, 1]).astype(dtype), "w")
     model.graph.initializer.append(tensor)
     model.graph.node[1].attribute.append(helper.make_attribute("value", tensor))

@@ -81,7 +81,9 @@ def test_two_plans_differ_where_their_choices_do(model):
     assert 1 <= len(differing) <= 4
 
 
-@pytest.mark.parametrize("options", [{"ratio": 0.5}, {"ratio": 0.25, "criterion": "l1"}, {"ratio": 0.5, "ranking": "global"}])
+@pytest.mark.parametrize(
+    "options", [{"ratio": 0.5}, {"ratio": 0.25, "criterion": "l1"}, {"ratio": 0.5, "ranking": "global"}]
+)
 def test_apply_gives_the_model_that_prune_gave(model, options, tmp_path):
     result = prune(model, **options)
     result.plan.save(tmp_path / "plan.json")
@@ -145,7 +147,9 @@ def test_a_missing_file(tmp_path):
 
 def test_another_choice_of_the_same_units(model, plan):
     """An edit that stays legal is carried out as it is written."""
-    edited = changed(plan, w3={"removed": {"0": [0, 5]}}, wg={"removed": {**plan.initializers["wg"]["removed"], "0": [0, 5]}})
+    edited = changed(
+        plan, w3={"removed": {"0": [0, 5]}}, wg={"removed": {**plan.initializers["wg"]["removed"], "0": [0, 5]}}
+    )
     shapes = {t.name: list(t.dims) for t in apply(model, edited).graph.initializer}
     assert shapes["wg"] == [4, 2, 1, 1] and shapes["w3"] == [4, 4]
 

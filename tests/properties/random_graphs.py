@@ -103,7 +103,9 @@ class Net:
         self.count += 1
         return f"{stem.lower()}_{self.count}"
 
-    def add(self, op: str, *inputs: Tensor | str | None, shapes: Sequence[Sequence[int]], domain: str = "", **attrs: Any) -> list[Tensor]:
+    def add(
+        self, op: str, *inputs: Tensor | str | None, shapes: Sequence[Sequence[int]], domain: str = "", **attrs: Any
+    ) -> list[Tensor]:
         names = ["" if i is None else i if isinstance(i, str) else i.name for i in inputs]
         outs = [Tensor(self.name(op), tuple(int(n) for n in s)) for s in shapes]
         if domain:
@@ -198,7 +200,9 @@ class Net:
             if step != 1:
                 raise Skip
             return self.op("Slice", x, shape=shape, starts=[start], ends=[stop], axes=[axis])
-        inputs = [self.ints(start), self.ints(stop), self.ints(axis)] + ([self.ints(step)] if step != 1 or self.chance(50) else [])
+        inputs = [self.ints(start), self.ints(stop), self.ints(axis)] + (
+            [self.ints(step)] if step != 1 or self.chance(50) else []
+        )
         return self.op("Slice", x, *inputs, shape=shape)
 
     def clip(self, x: Tensor, low: float, high: float) -> Tensor:
@@ -623,7 +627,9 @@ def two_outputs_if(net: Net, x: Tensor) -> Tensor:
     for w, op in ((a, "Mul"), (b, net.pick(["Mul", "Add"]))):
         out = net.name("branch")
         info = helper.make_tensor_value_info(out, TensorProto.FLOAT, None)
-        graphs.append(helper.make_graph([helper.make_node(op, [x.name, w], [out], name=net.name("n"))], net.name("g"), [], [info]))
+        graphs.append(
+            helper.make_graph([helper.make_node(op, [x.name, w], [out], name=net.name("n"))], net.name("g"), [], [info])
+        )
     return net.op("If", test, shape=x.shape, then_branch=graphs[0], else_branch=graphs[1])
 
 
@@ -696,7 +702,9 @@ def conv_transpose(net: Net, x: Tensor) -> Tensor:
     per = net.number(1, 3)
     extra = [net.weight(g * per)] if net.chance(50) else []
     weight = net.weight(c, per, 2, 2)
-    return net.op("ConvTranspose", x, weight, *extra, shape=(n, g * per, 2 * h, 2 * w), group=g, kernel_shape=[2, 2], strides=[2, 2])
+    return net.op(
+        "ConvTranspose", x, weight, *extra, shape=(n, g * per, 2 * h, 2 * w), group=g, kernel_shape=[2, 2], strides=[2, 2]
+    )
 
 
 @block(4)
@@ -727,7 +735,14 @@ def norm_image(net: Net, x: Tensor) -> Tensor:
             raise Skip
         return net.op("GroupNormalization", x, net.weight(c), net.weight(c), shape=x.shape, num_groups=g, epsilon=1e-2)
     flat = net.reshape(x, Dim(0), g, -1)
-    y = net.op("InstanceNormalization", flat, net.constant(np.ones(g, np.float32)), net.constant(np.zeros(g, np.float32)), shape=flat.shape, epsilon=1e-2)
+    y = net.op(
+        "InstanceNormalization",
+        flat,
+        net.constant(np.ones(g, np.float32)),
+        net.constant(np.zeros(g, np.float32)),
+        shape=flat.shape,
+        epsilon=1e-2,
+    )
     y = net.reshape(y, -1, c, h, w)
     y = net.binary("Mul", y, net.weight(c, 1, 1), like=y)
     return net.binary("Add", y, net.weight(c, 1, 1), like=y)
@@ -850,10 +865,18 @@ def layer_norm(net: Net, x: Tensor) -> Tensor:
     centred = x
     if net.chance(60):
         centred = net.binary("Sub", x, net.reduce("ReduceMean", x, [x.rank - 1]), like=x)
-    square = net.binary("Pow", centred, net.constant(np.float32(2)), like=x) if net.chance(50) else net.binary("Mul", centred, centred, like=x)
+    square = (
+        net.binary("Pow", centred, net.constant(np.float32(2)), like=x)
+        if net.chance(50)
+        else net.binary("Mul", centred, centred, like=x)
+    )
     mean = net.reduce("ReduceMean", square, [x.rank - 1])
     root = net.unary("Sqrt", net.binary("Add", mean, net.constant(np.float32(1e-2)), like=mean))
-    y = net.binary("Div", centred, root, like=x) if net.chance(50) else net.binary("Mul", centred, net.unary("Reciprocal", root), like=x)
+    y = (
+        net.binary("Div", centred, root, like=x)
+        if net.chance(50)
+        else net.binary("Mul", centred, net.unary("Reciprocal", root), like=x)
+    )
     return net.bias(net.binary("Mul", y, net.weight(c), like=y), y.rank - 1)
 
 
@@ -894,7 +917,9 @@ def rotary(net: Net, x: Tensor) -> Tensor:
     if d % 2:
         return x
     angles = net.rng.standard_normal((1, 1, s, d // 2))
-    cos, sin = (net.constant(np.concatenate([f(angles)] * 2, axis=-1).astype(np.float32), node=False) for f in (np.cos, np.sin))
+    cos, sin = (
+        net.constant(np.concatenate([f(angles)] * 2, axis=-1).astype(np.float32), node=False) for f in (np.cos, np.sin)
+    )
     if net.chance(60) or net.opset < 10:
         a, b = net.slice(x, 3, 0, d // 2), net.slice(x, 3, d // 2, d)
         turned = net.op("Concat", net.unary("Neg", b), a, shape=x.shape, axis=3)
@@ -987,7 +1012,11 @@ def fused_attention(net: Net, x: Tensor) -> Tensor:
         return net.linear(y, x.shape[-1])
     if net.opset < 13:
         raise Skip
-    q, k, v = net.linear(x, heads * d, bias=False), net.linear(x, heads * d, bias=False), net.linear(x, heads * dv, bias=False)
+    q, k, v = (
+        net.linear(x, heads * d, bias=False),
+        net.linear(x, heads * d, bias=False),
+        net.linear(x, heads * dv, bias=False),
+    )
     bias = [net.weight(heads * (2 * d + dv))] if net.chance(50) else []
     y = net.op("MultiHeadAttention", q, k, v, *bias, shape=(n, s, heads * dv), domain=MICROSOFT, num_heads=heads)
     return net.linear(y, x.shape[-1])
@@ -1000,7 +1029,9 @@ def head_einsum(net: Net, x: Tensor) -> Tensor:
         raise Skip
     n, s, c = x.shape
     heads, d = net.pick([2, 3]), net.pick([2, 4])
-    q, k, v = (net.op("Einsum", x, net.weight(c, heads, d), shape=(n, s, heads, d), equation="bsc,chd->bshd") for _ in range(3))
+    q, k, v = (
+        net.op("Einsum", x, net.weight(c, heads, d), shape=(n, s, heads, d), equation="bsc,chd->bshd") for _ in range(3)
+    )
     score = net.op("Einsum", q, k, shape=(n, heads, s, s), equation="bqhd,bkhd->bhqk")
     y = net.op("Einsum", net.softmax(score), v, shape=(n, s, heads, d), equation="bhqk,bkhd->bqhd")
     return net.op("Einsum", y, net.weight(heads, d, c), shape=x.shape, equation="bshd,hdc->bsc")
@@ -1025,7 +1056,10 @@ def recurrent(net: Net, x: Tensor) -> Tensor:
     seq = net.transpose(x, 1, 0, 2)
     w, r = net.weight(directions, gates * hidden, c), net.weight(directions, gates * hidden, hidden)
     extra = [net.weight(directions, 2 * gates * hidden)] if net.chance(60) else []
-    attrs: dict[str, Any] = {"hidden_size": hidden, "direction": "bidirectional" if directions == 2 else net.pick(["forward", "reverse"])}
+    attrs: dict[str, Any] = {
+        "hidden_size": hidden,
+        "direction": "bidirectional" if directions == 2 else net.pick(["forward", "reverse"]),
+    }
     if op == "GRU":
         attrs["linear_before_reset"] = net.number(0, 1)
     shapes = [(s, directions, n, hidden), (directions, n, hidden)]
@@ -1172,7 +1206,10 @@ def loop(net: Net, x: Tensor) -> Tensor:
             helper.make_tensor_value_info(go, TensorProto.BOOL, []),
             helper.make_tensor_value_info(state, TensorProto.FLOAT, None),
         ],
-        [helper.make_tensor_value_info(on, TensorProto.BOOL, []), helper.make_tensor_value_info(out, TensorProto.FLOAT, None)],
+        [
+            helper.make_tensor_value_info(on, TensorProto.BOOL, []),
+            helper.make_tensor_value_info(out, TensorProto.FLOAT, None),
+        ],
     )
     return net.op("Loop", net.constant(np.int64(2)), net.constant(np.bool_(True)), x, shape=x.shape, body=body)
 
@@ -1246,7 +1283,9 @@ def finish(net: Net) -> onnx.ModelProto:
         if x.name in made:
             shape = ["N" if net.dynamic and k == 0 and n == BATCH else n for k, n in enumerate(x.shape)]
             infos[x.name] = helper.make_tensor_value_info(x.name, kind, shape)
-    graph = helper.make_graph(net.nodes, "random", net.inputs, list(infos.values()), net.initializers, doc_string=" ".join(net.used))
+    graph = helper.make_graph(
+        net.nodes, "random", net.inputs, list(infos.values()), net.initializers, doc_string=" ".join(net.used)
+    )
     opsets = [helper.make_opsetid("", net.opset)] + [helper.make_opsetid(d, 1) for d in net.domains]
     ir = {9: 4, 11: 6, 13: 7, 17: 8, 18: 8, 21: 10, 23: 11}[net.opset]
     return helper.make_model(graph, opset_imports=opsets, ir_version=ir)
@@ -1255,4 +1294,3 @@ def finish(net: Net) -> onnx.ModelProto:
 def block_names() -> list[str]:
     """Names of all blocks."""
     return sorted({n for blocks in BLOCKS.values() for n, _, _ in blocks})
-

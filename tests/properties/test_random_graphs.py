@@ -6,21 +6,21 @@ import numpy as np
 import onnx
 from hypothesis import event, given, note
 from hypothesis import strategies as st
-from tests.properties.random_graphs import models
 
 from onnxprune.groups.build import build
 from onnxprune.groups.group import Groups
 from onnxprune.io.load import sha256_model
 from onnxprune.plan.plan import alive_of, make_plan, parse
 from onnxprune.prepare.prepare import Prepared, prepare
+from onnxprune.proof.check import alive_after
+from onnxprune.proof.inputs import random_inputs
+from onnxprune.proof.oracle import Verification, compare
+from onnxprune.proof.session import run
 from onnxprune.select.allocate import Choice, _hold_floors
 from onnxprune.surgery.apply import apply_alive
 from onnxprune.surgery.inflate import inflate
 from onnxprune.trace.tracer import trace
-from onnxprune.verify.check import alive_after
-from onnxprune.verify.inputs import random_inputs
-from onnxprune.verify.oracle import Verification, compare
-from onnxprune.verify.session import run
+from tests.properties.random_graphs import models
 
 TOLERANCE = 1e-4
 
@@ -100,4 +100,6 @@ def test_width_keeps_models_valid(data):
     pruned = apply_alive(prepared.model, groups, alive)
     onnx.checker.check_model(pruned, full_check=True)
     assert signature(pruned) == signature(model)
-    run(pruned, random_inputs(prepared.graph, prepared.shapes, groups.trace.values, 0), [o.name for o in pruned.graph.output])
+    run(
+        pruned, random_inputs(prepared.graph, prepared.shapes, groups.trace.values, 0), [o.name for o in pruned.graph.output]
+    )

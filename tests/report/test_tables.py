@@ -6,6 +6,7 @@ import pytest
 from rich.console import Console
 
 from onnxprune.groups.group import Frozen
+from onnxprune.proof.oracle import Verification
 from onnxprune.report.evaluate import Score
 from onnxprune.report.latency import Latency
 from onnxprune.report.report import GroupRow, PutBack, Report
@@ -19,7 +20,6 @@ from onnxprune.report.tables import (
     si,
     verification_note,
 )
-from onnxprune.verify.oracle import Verification
 
 
 def render(renderable, width: int = 80) -> list[str]:

@@ -94,7 +94,9 @@ def test_an_option_out_of_range(chain, option, words):
         prune(chain(), **option)
 
 
-@pytest.mark.parametrize(("step", "ratio", "first", "second"), [(4, 0.5, 8, 8), (4, 0.7, 4, 4), (8, 0.3, 12, 8), (5, 0.9, 5, 5)])
+@pytest.mark.parametrize(
+    ("step", "ratio", "first", "second"), [(4, 0.5, 8, 8), (4, 0.7, 4, 4), (8, 0.3, 12, 8), (5, 0.9, 5, 5)]
+)
 def test_widths_are_multiples(chain, step, ratio, first, second):
     """Never more goes than asked for; where the group is smaller than the multiple above, all of it stays."""
     choices = choose(chain(), ratio=ratio, round_to=step)
@@ -130,9 +132,7 @@ def test_columns_of_a_convolution_go_alike_in_each_group(grouped):
     assert after["w1"] == [8, 3, 1, 1] and after["wg"] == [8, 2, 1, 1] and after["w3"] == [4, 8, 1, 1]
 
 
-@pytest.mark.parametrize(
-    ("mode", "heads", "dim"), [("heads", 2, 4), ("head-dim", 4, 2), ("both", 2, 2), ("off", 4, 4)]
-)
+@pytest.mark.parametrize(("mode", "heads", "dim"), [("heads", 2, 4), ("head-dim", 4, 2), ("both", 2, 2), ("off", 4, 4)])
 def test_attention(attention, mode, heads, dim):
     after = pruned(attention(), ratio=0.5, attention=mode)
     for name in ("wq", "wk", "wv"):

@@ -9,6 +9,7 @@ from onnxprune.api import prune
 # both axes of all weights shrink); what is missing to 0.75 is frozen for a reason: residual streams behind a statistic,
 # inputs and outputs.
 MODELS = {
+    "convnext__timm_starnet_s1": 0.70,
     "acts__maxout_glu_crelu": 0.70,
     "alexnet__alexnet_dynamo_bnless": 0.72,
     "attention_conv__se_cbam": 0.45,

@@ -16,7 +16,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 from onnx import helper
 
-from onnxprune.verify.session import run
+from onnxprune.proof.session import run
 
 DISCRETE = {
     "TopK", "ArgMax", "ArgMin", "NonMaxSuppression", "NonZero", "Unique", "Hardmax", "Round", "Floor", "Ceil", "Sign",

@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from onnxprune.groups.classes import Mask
 from onnxprune.groups.group import Groups
 from onnxprune.prepare.prepare import Prepared
+from onnxprune.proof.inputs import random_inputs
+from onnxprune.proof.oracle import TOLERANCE, SourceError, Verification, compare
+from onnxprune.proof.session import run
 from onnxprune.report.report import PutBack
 from onnxprune.select.allocate import Choice
 from onnxprune.shapes.dims import assignments
 from onnxprune.surgery.apply import apply_alive
 from onnxprune.surgery.inflate import inflated_weights, put_in
-from onnxprune.verify.inputs import random_inputs
-from onnxprune.verify.oracle import TOLERANCE, SourceError, Verification, compare
-from onnxprune.verify.session import run
 
 _SIZES = 2  # at how many input sizes a model with symbolic dimensions is compared
 

@@ -12,8 +12,8 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from onnxprune.verify.decisions import behind_decisions, same_decisions
-from onnxprune.verify.session import run
+from onnxprune.proof.decisions import behind_decisions, same_decisions
+from onnxprune.proof.session import run
 
 _ROUNDING = 4.0  # differences of that many times the noise are rounding
 TOLERANCE: dict[int, float] = {TensorProto.FLOAT16: 5e-3}

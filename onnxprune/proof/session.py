@@ -11,7 +11,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxprune.verify.widen import is_narrow, widened
+from onnxprune.proof.widen import is_narrow, widened
 
 if TYPE_CHECKING:
     import onnxruntime as ort

@@ -8,8 +8,8 @@ from onnx import numpy_helper
 from onnxprune.api import prune, verify
 from onnxprune.errors import PlanError, VerificationError
 from onnxprune.prepare.prepare import prepare
-from onnxprune.verify.inputs import random_inputs
-from onnxprune.verify.oracle import compare, relative_error
+from onnxprune.proof.inputs import random_inputs
+from onnxprune.proof.oracle import compare, relative_error
 
 
 def edited(model: onnx.ModelProto, name: str, change) -> onnx.ModelProto:
@@ -111,8 +111,6 @@ def test_a_wrong_group_attribute(net, result, group):
     found = verify(net, model, result.plan)
     assert not found.passed
     assert "Conv" in found.message or "differs" in found.message
-
-
 
 
 def test_an_activation_that_went(net, result):

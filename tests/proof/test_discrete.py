@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from onnxprune.prepare.prepare import prepare
-from onnxprune.verify.oracle import compare
+from onnxprune.proof.oracle import compare
 
 TEXT = """
 <ir_version: 8, opset_import: ["" : 17]>

@@ -7,7 +7,7 @@ from onnx import numpy_helper
 
 from onnxprune.api import analyze, apply, prune, verify
 from onnxprune.errors import NothingToPruneError
-from onnxprune.verify import check
+from onnxprune.proof import check
 
 apply_alive = check.apply_alive
 
@@ -75,7 +75,9 @@ def test_one_group_is_put_back(net, broken, damage, name):
 def test_the_plan_is_of_what_was_done(net, broken):
     broken("w2", shifted)
     result = prune(net, ratio=0.5)
-    assert apply(net, result.plan).SerializeToString(deterministic=True) == result.model.SerializeToString(deterministic=True)
+    assert apply(net, result.plan).SerializeToString(deterministic=True) == result.model.SerializeToString(
+        deterministic=True
+    )
     assert verify(net, result.model, result.plan).passed
 
 
