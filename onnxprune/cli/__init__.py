@@ -37,13 +37,22 @@ def run(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return _interrupted()
     except Exception as error:
-        if type(error).__name__ == "Abort":
+        if type(error).__name__ == "Abort" or _from_interrupt(error):
             return _interrupted()
         if "--debug" in flags:
             raise
         return _report(error)
     finally:
         _flush()
+
+
+def _from_interrupt(error: BaseException | None) -> bool:
+    """An extension module turned an interrupt into an error of its own."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _hoist(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

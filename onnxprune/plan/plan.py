@@ -181,7 +181,7 @@ def _picked(ids: Any, removed: Removed, name: str, axis: str) -> Any:
 
 
 def _spread(groups: Groups, dead: Mask) -> None:
-    """Hyperplanes whose cells are all dead are dead too, and what is tied to them."""
+    """A hyperplane is dead when all its cells are, and its cells are when it is."""
     changed = True
     while changed:
         changed = False
@@ -191,7 +191,8 @@ def _spread(groups: Groups, dead: Mask) -> None:
                 if own is None:
                     continue
                 plane = cells.all(axis=tuple(a for a in range(cells.ndim) if a != axis))
-                new = own[plane & ~dead[own]]
+                inside = np.compress(dead[own], grid.cells, axis=axis).ravel()
+                new = np.concatenate([own[plane & ~dead[own]], inside[~dead[inside]]])
                 if new.size:
                     dead[new] = True
                     changed = True

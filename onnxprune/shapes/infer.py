@@ -25,6 +25,7 @@ from onnxprune.trace.value import Value
 
 _INTEGERS = {TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL, TensorProto.UINT8, TensorProto.INT8}
 _LIKE_FIRST_INPUT = {"MeanVarianceNormalization"}  # its schema infers a type but no shape
+_MADE = {"ConstantOfShape", "Expand"}  # constants of any length: they get labels, and their length follows
 _LISTED = ("value_int", "value_ints", "value_float", "value_floats")
 _PRIMES = [n for n in range(3, 200) if all(n % k for k in range(2, n))]
 Scope = MutableMapping[str, Value]
@@ -170,7 +171,8 @@ class _Pass:
         for out, value, origin in zip(outs, values, origins, strict=False):
             out.shape = value.shape
             integer = np.issubdtype(value.dtype, np.integer) or value.dtype == np.bool_
-            if value.size <= (evaluate.ELEMENTS if integer else 64):
+            few = 1 if node.op in _MADE else 64
+            if value.size <= (evaluate.ELEMENTS if integer else few):
                 out.static, out.origin = value, origin
         return outs
 

@@ -598,8 +598,44 @@ def reduce_channels(net: Net, x: Tensor) -> Tensor:
     """A gate from a reduction over channels."""
     axis = channel(x)
     op = net.pick(["ReduceSum", "ReduceMean", "ReduceMax", "ReduceL2", "ReduceSumSquare", "ReduceL1", "ReduceLogSumExp"])
+    x = net.act(x)
     gate = net.unary("Sigmoid", net.reduce(op, x, [axis]))
     return net.binary("Mul", x, gate, like=x)
+
+
+@block(2, 3, 4)
+def softmax_channels(net: Net, x: Tensor) -> Tensor:
+    """All channels compete."""
+    op = net.pick(["Softmax", "Softmax", "LogSoftmax", "CumSum"])
+    axis = channel(x)
+    if net.opset < 13:
+        raise Skip
+    if op == "CumSum":
+        return net.op("CumSum", x, net.constant(np.int64(axis)), shape=x.shape)
+    y = net.unary(op, x, axis=axis - x.rank if net.chance(50) else axis)
+    return net.binary("Mul", x, y, like=x) if net.chance(50) else y
+
+
+@block(2, 3, 4)
+def divided(net: Net, x: Tensor) -> Tensor:
+    """By a weight per channel, or by another value that is never 0."""
+    axis = channel(x)
+    if net.chance(60):
+        shape = [1] * x.rank
+        shape[axis] = x.shape[axis]
+        return net.binary("Div", x, net.weight(*shape, positive=True), like=x)
+    return net.binary("Div", x, net.unary("Softplus", net.unary("Tanh", net.same_shape(x))), like=x)
+
+
+@block(3)
+def similarity(net: Net, x: Tensor) -> Tensor:
+    """A product of two values over their channels, behind something that is not 0 at 0."""
+    width = net.width()
+    a, b = (net.linear(x, width) for _ in range(2))
+    a = net.unary(net.pick(["Sigmoid", "Relu", "Exp"]), net.unary("Tanh", a))
+    b = net.unary("Sigmoid", b) if net.chance(60) else b
+    y = net.op("MatMul", a, net.transpose(b, 0, 2, 1), shape=(x.shape[0], x.shape[1], x.shape[1]))
+    return net.op("MatMul", net.softmax(y), x, shape=x.shape)
 
 
 @block(2, 3, 4)
@@ -1002,11 +1038,11 @@ def multi_query_attention(net: Net, x: Tensor) -> Tensor:
 
 @block(3)
 def fused_attention(net: Net, x: Tensor) -> Tensor:
-    heads, d = net.pick([2, 4]), net.pick([2, 4])
+    heads, d = net.pick([2, 4, 6]), net.pick([2, 4])
     dv = net.pick([d, d, 2])
     n, s, _ = x.shape
     if net.opset >= 23:
-        kv = net.pick([n for n in (1, 2, 4) if heads % n == 0])
+        kv = net.pick([n for n in (2, 3, 1, 4, 6) if heads % n == 0])
         q, k, v = net.linear(x, heads * d), net.linear(x, kv * d), net.linear(x, kv * d)
         y = net.op("Attention", q, k, v, shape=(n, s, heads * d), q_num_heads=heads, kv_num_heads=kv)
         return net.linear(y, x.shape[-1])
@@ -1235,15 +1271,18 @@ def start(net: Net) -> Tensor:
 
 
 @st.composite
-def models(draw: Any, max_blocks: int = 9, only: Sequence[str] | None = None) -> onnx.ModelProto:
+def models(
+    draw: Any, max_blocks: int = 9, only: Sequence[str] | None = None, opsets: Sequence[int] = OPSETS
+) -> onnx.ModelProto:
     """A random valid model.
 
     Args:
         draw: given by hypothesis.
         max_blocks: how many blocks at most.
         only: names of blocks to choose from.
+        opsets: versions of the ONNX domain to choose from.
     """
-    opset = draw(st.sampled_from(OPSETS))
+    opset = draw(st.sampled_from(opsets))
     rng = np.random.default_rng(draw(st.integers(0, 2**16)))
     net = Net(draw, opset, draw(st.booleans()), rng)
     net.pool.append(start(net))
@@ -1266,16 +1305,37 @@ def models(draw: Any, max_blocks: int = 9, only: Sequence[str] | None = None) ->
     return finish(net)
 
 
-def finish(net: Net) -> onnx.ModelProto:
-    """Outputs: the last value behind a head, some others as they are."""
-    outputs: list[tuple[Tensor, int]] = []
-    ends = [net.pool[-1]]
-    if net.chance(35):
-        ends.append(net.pick(net.pool))
-    for x in ends:
-        if net.chance(85):
-            x = net.project(x, 3)
-        outputs.append((x, TensorProto.FLOAT))
+@st.composite
+def sandwiches(draw: Any, name: str, opsets: Sequence[int] = (17, 21, 23)) -> onnx.ModelProto:
+    """One block between two layers: a wide one before it, and a head behind it that reads all of it."""
+    ranks = [r for r, blocks in BLOCKS.items() if name in {n for n, _, _ in blocks}]
+    rank = draw(st.sampled_from(ranks))
+    since, function = next((since, f) for n, since, f in BLOCKS[rank] if n == name)
+    opset = draw(st.sampled_from([v for v in opsets if v >= since]))
+    net = Net(draw, opset, draw(st.booleans()), np.random.default_rng(draw(st.integers(0, 2**16))))
+    shape = {4: (3, 4, 4), 3: (4, 3), 2: (5,)}[rank]
+    net.inputs.append(helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N" if net.dynamic else BATCH, *shape]))
+    x = net.project(Tensor("x", (BATCH, *shape)), draw(st.sampled_from((8, 6, 4))))
+    net.pool.append(x)
+    undo = len(net.nodes), len(net.initializers)
+    try:
+        y = function(net, x)
+    except Skip:
+        del net.nodes[undo[0] :], net.initializers[undo[1] :], net.pool[1:]
+        net.weights.clear()
+        y = x
+    net.used.append(name)
+    return finish(net, [net.project(t, 3) for t in ([y] if y is net.pool[-1] else [y, *net.pool[1:]])])
+
+
+def finish(net: Net, ends: Sequence[Tensor] = ()) -> onnx.ModelProto:
+    """Outputs: the given ones, else the last value behind a head and some others as they are."""
+    outputs = [(x, TensorProto.FLOAT) for x in ends]
+    chosen = [] if ends else [net.pool[-1]]
+    if chosen and net.chance(35):
+        chosen.append(net.pick(net.pool))
+    for x in chosen:
+        outputs.append((net.project(x, 3) if net.chance(85) else x, TensorProto.FLOAT))
     outputs += [(t, TensorProto.INT64) for t in net.positions]
     made = {o for n in net.nodes for o in n.output}
     infos = {}

@@ -241,7 +241,7 @@ def expand(op: Op) -> None:
     target = op.static(1)
     shift = out.rank - x.rank
     out.fields = moves.remap(x.fields, lambda a: a + shift)
-    if target is None:
+    if target is None or out.static is not None:
         return
     for axis, size in enumerate(out.sizes):
         if size > 1 and (axis < shift or x.sizes[axis - shift] == 1):
@@ -256,7 +256,7 @@ def constant_of_shape(op: Op) -> None:
     value = op.attr("value")
     filled = 0.0 if value is None else float(np.asarray(value.values).ravel()[0])
     out = op.outs[0]
-    if op.static(0) is None or not out.shape:
+    if op.static(0) is None or not out.shape or out.static is not None:
         return
     op.label_output(zero=filled == 0)
     op.follow(0, {k: k for k in range(out.rank)})
