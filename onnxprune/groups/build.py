@@ -79,25 +79,10 @@ class _Builder:
             part = Component(grids, self.held, self.classes.count)
             best = part.best([*part.row_cuts, part.column_cut])
             return self.groups_of(best, "conv-groups" if best.first in part.row_cuts else "group-channels")
-        heads = [g for mode in self.attention(grids, rows=True) for g in self.groups_of(mode, "heads") if g.units > 1]
-        return heads + [g for mode in self.attention(grids, rows=False) for g in self.groups_of(mode, "head-dim")]
-
-    def attention(self, grids: list[ClassGrid], *, rows: bool) -> list[Mode]:
-        """Cuts of the grids of attention along rows or columns.
-
-        Layers that share nothing but a table of rotations hang together by their columns alone; their rows are cut apart
-        from each other, unless that would tear a hyperplane.
-        """
-        _, part_of = components(self.classes.count, [pair for g in grids for pair in _links(g, rows=rows)])
-        parts: dict[int, list[ClassGrid]] = {}
-        for grid in grids:
-            parts.setdefault(int(part_of[grid.cells.flat[0]]), []).append(grid)
-        for chosen in (list(parts.values()), [grids]):
-            made = [Component(part, self.held, self.classes.count) for part in chosen]
-            modes = [c.best(c.row_cuts if rows else [c.column_cut]) for c in made]
-            if len(made) == 1 or not _torn(modes, made):
-                break
-        return modes
+        whole = Component(grids, self.held, self.classes.count)
+        rows = self.groups_of(whole.best(whole.row_cuts, heads=True), "heads")
+        columns = self.groups_of(whole.mode(whole.column_cut, heads=False), "head-dim")
+        return [g for g in rows if g.units > 1] + columns
 
     # ---- cutting grids ----
 
@@ -129,23 +114,12 @@ class _Builder:
         return group
 
 
-def _torn(modes: Sequence[Mode], parts: Sequence[Component]) -> bool:
-    """A hyperplane that dies in one part stays in another, or is a cell of it."""
-    moved = np.concatenate([m.moved for m in modes])
-    owner = np.repeat(np.arange(len(modes)), [m.moved.size for m in modes])
-    for k, (mode, part) in enumerate(zip(modes, parts, strict=True)):
-        others = moved[owner != k]
-        if np.isin(others, mode.stayed).any() or np.isin(others, part.local[part.is_cell]).any():
-            return True
-    return False
-
-
-def _links(grid: ClassGrid, *, rows: bool | None = None) -> Iterable[tuple[Ids, Ids]]:
-    """Everything that one grid holds together, but for labels of its last axis (`rows`) or of the others (not `rows`)."""
+def _links(grid: ClassGrid) -> Iterable[tuple[Ids, Ids]]:
+    """Everything that one grid holds together."""
     first = grid.cells.ravel()[:1]
     yield np.broadcast_to(first, (grid.cells.size,)), grid.cells.ravel()
-    for axis, own in enumerate(grid.axis_classes):
-        if own is not None and (rows is None or rows == (axis < grid.cells.ndim - 1)):
+    for own in grid.axis_classes:
+        if own is not None:
             yield np.broadcast_to(first, own.shape), own
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,15 +21,11 @@ class Mode:
         first: how its first grid was cut.
         balanced: units that take equally many cells from every row of every grid by themselves.
         columns: buckets of which one element each does so together.
-        moved: labels of hyperplanes that die with a unit.
-        stayed: labels of hyperplanes that must not die.
     """
 
     first: Cut
     balanced: list[Ids]
     columns: list[list[list[Ids]]]
-    moved: Ids = field(default_factory=lambda: np.zeros(0, np.int32))
-    stayed: Ids = field(default_factory=lambda: np.zeros(0, np.int32))
 
     @property
     def grain(self) -> float:
@@ -59,36 +55,37 @@ class Component:
         self.position = np.full(count, -1, np.int32)
         self.position[self.local] = np.arange(self.local.size, dtype=np.int32)
 
-    def mode(self, first: Cut) -> Mode:
-        """Cuts the first grid as asked for, then each further one so that the grain stays fine."""
+    def mode(self, first: Cut, *, heads: bool | None = None) -> Mode:
+        """Cuts the first grid as asked for, then each further one so that the grain stays fine.
+
+        A grid that is cut along one axis keeps the hyperplanes of the others: their labels are held, wherever else they
+        appear. So whatever is removed afterwards, a hyperplane is dead exactly when all its cells are.
+
+        Args:
+            first: cut of the first grid.
+            heads: cut grids of attention along rows (True) or columns (False) only; None: as any other grid.
+        """
         pairs: list[tuple[Ids, Ids]] = []
         ragged: list[ClassGrid] = []
-        moving = np.zeros(self.local.size, np.bool_)  # hyperplanes that die with a unit
-        still = np.zeros(self.local.size, np.bool_)  # hyperplanes that stay
+        held = self.held.copy()
+        moving = np.zeros_like(held)  # hyperplanes that die with a unit: a later grid is cut along them too
         for k, grid in enumerate(self.grids):
-            last = grid.cells.ndim - 1
-            cuts: list[Cut] = [*range(last), None if grid.ragged else last]
-            planes = {a: self.position[own] for a, own in enumerate(grid.axis_classes) if own is not None}
-            forced: list[Cut] = [a for a, own in planes.items() if moving[own].any()]
-            allowed = [c for c in ([first] if k == 0 else forced or cuts) if c not in planes or not still[planes[c]].any()]
-            if not allowed:  # each way is blocked by a grid before it: nothing of this one can go
-                own = self.position[grid.cells.ravel()]
-                held = np.flatnonzero(self.held)[:1].astype(np.int32)
-                pairs += [(own, np.broadcast_to(own[:1], own.shape)), (own[: held.size], held)]
-                continue
-            cut = allowed[0] if len(allowed) == 1 else max(allowed, key=lambda c: self.gain(grid, c, pairs, ragged))
-            new = self.cut_pairs(grid, cut)
-            pairs += new
-            ragged += [grid] if cut is None else []
-            for axis, own in planes.items():
-                (moving if axis == cut else still)[own] = True
-        mode = self.units(pairs, ragged)
-        mode.first, mode.moved, mode.stayed = first, self.local[moving], self.local[still]
+            cuts = [first] if k == 0 else _cuts(grid, heads)
+            cuts = [c for c in cuts if (self.planes(grid, [c]) & moving).any()] or cuts
+            if len(cuts) > 1:
+                gains = [self.gain(grid, c, pairs, ragged, held) for c in cuts]
+                cuts = [cuts[gains.index(max(gains))]]
+            pairs += self.cut_pairs(grid, cuts[0])
+            ragged += [grid] if cuts[0] is None else []
+            moving |= self.planes(grid, [cuts[0]])
+            held |= self.kept_planes(grid, cuts[0])
+        mode = self.units(pairs, ragged, held)
+        mode.first = first
         return mode
 
-    def best(self, cuts: Sequence[Cut]) -> Mode:
+    def best(self, cuts: Sequence[Cut], *, heads: bool | None = None) -> Mode:
         """The finest of several ways to cut the first grid."""
-        return max((self.mode(cut) for cut in cuts), key=lambda m: m.grain)
+        return max((self.mode(cut, heads=heads) for cut in cuts), key=lambda m: m.grain)
 
     @property
     def row_cuts(self) -> list[Cut]:
@@ -104,18 +101,32 @@ class Component:
         """Ties that a cut adds."""
         return [] if cut is None else [(self.position[a], self.position[b]) for a, b in grid.plane_pairs(cut)]
 
-    def gain(self, grid: ClassGrid, cut: Cut, pairs: list[tuple[Ids, Ids]], ragged: list[ClassGrid]) -> tuple[float, int]:
-        """Grain after a cut, then units of the grid itself."""
-        kept = [*ragged, grid] if cut is None else ragged
-        width = grid.cells.size if cut is None else grid.cells.shape[cut]
-        return self.units(pairs + self.cut_pairs(grid, cut), kept).grain, width
+    def planes(self, grid: ClassGrid, axes: Sequence[Cut]) -> Mask:
+        """Labels of the hyperplanes of some axes of a grid."""
+        found = np.zeros(self.local.size, np.bool_)
+        for axis, own in enumerate(grid.axis_classes):
+            if own is not None and axis in axes:
+                found[self.position[own]] = True
+        return found
 
-    def units(self, pairs: Sequence[tuple[Ids, Ids]], ragged: Sequence[ClassGrid]) -> Mode:
+    def kept_planes(self, grid: ClassGrid, cut: Cut) -> Mask:
+        """Labels of hyperplanes that a cut along another axis keeps."""
+        return self.planes(grid, [a for a in range(grid.cells.ndim) if a != cut])
+
+    def gain(
+        self, grid: ClassGrid, cut: Cut, pairs: list[tuple[Ids, Ids]], ragged: list[ClassGrid], held: Mask
+    ) -> tuple[float, int]:
+        """Grain after a cut, then units of the grid itself."""
+        uneven = [*ragged, grid] if cut is None else ragged
+        width = grid.cells.size if cut is None else grid.cells.shape[cut]
+        return self.units(pairs + self.cut_pairs(grid, cut), uneven, held | self.kept_planes(grid, cut)).grain, width
+
+    def units(self, pairs: Sequence[tuple[Ids, Ids]], ragged: Sequence[ClassGrid], held: Mask) -> Mode:
         """Units under some ties and grids that have to stay balanced."""
         count, of_class = components(self.local.size, pairs)
         usable = np.zeros(count, np.bool_)
         usable[of_class[self.is_cell]] = True
-        usable[of_class[self.held]] = False
+        usable[of_class[held]] = False
         order = np.argsort(of_class, kind="stable")
         parts = np.split(self.local[order], np.flatnonzero(np.diff(of_class[order])) + 1)
         chosen = np.flatnonzero(usable)
@@ -202,6 +213,16 @@ def _balanced(
         if (total != total[0]).any():
             return False
     return True
+
+
+def _cuts(grid: ClassGrid, heads: bool | None) -> list[Cut]:
+    """Ways to cut one grid."""
+    last = grid.cells.ndim - 1
+    rows: list[Cut] = list(range(last))
+    column: list[Cut] = [None if grid.ragged else last]
+    if heads is None or not grid.attention:
+        return rows + column
+    return rows if heads else column
 
 
 def _connected_order(grids: list[ClassGrid]) -> list[ClassGrid]:

@@ -157,3 +157,12 @@ class LabelSpace:
         if labels is None:
             labels = grid.axis_labels[position] = self.fresh(f.labels.shape[position])
         return labels
+
+    def across(self, f: Field, axis: int) -> Labels:
+        """The labels of an axis along which an operator compares or mixes slices.
+
+        What it combines has to be at the same place in each slice, so no other axis of the field may be ragged.
+        """
+        for other in f.axes:
+            self.separate(f, other)
+        return self.separate(f, axis)

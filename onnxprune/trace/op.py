@@ -131,15 +131,13 @@ class Op:
         """One axis of a value can't shrink; the other axes of a joint field still can."""
         f = value.field_on(axis)
         if f is not None:
-            self.space.freeze(
-                self.space.separate(f, axis), reason or f"{self.what} works along axis {axis} of {value.name!r}"
-            )
+            self.space.freeze(self.space.across(f, axis), reason or f"{self.what} works along axis {axis} of {value.name!r}")
 
     def inexact_axis(self, value: Value, axis: int, statistic: str) -> None:
         """Removing slices of an axis changes a statistic over it."""
         f = value.field_on(axis)
         if f is not None:
-            self.space.mark_inexact(self.space.separate(f, axis), f"{self.what} computes {statistic} over it")
+            self.space.mark_inexact(self.space.across(f, axis), f"{self.what} computes {statistic} over it")
 
     def indexed(self, i: int, names: Sequence[Index]) -> tuple[Value, Sequence[Index]]:
         """Input `i` with its index names."""
