@@ -86,13 +86,13 @@ class Follower:
             self.mend_before_reader(use)
 
     def matters(self, edit: Edit) -> bool:
-        """Some label that the edit counts is removed."""
-        return not bool(self.alive[edit.labels].all())
+        """Some label is removed on which the number depends."""
+        return not bool(self.alive[edit.labels if edit.due is None else edit.due].all())
 
     def attribute(self, edit: Edit, node: gs.Node) -> None:
         """Sets one attribute or one element of a list attribute."""
         now = length(self.alive, edit.labels, edit.position)
-        if now == edit.labels.shape[edit.position]:
+        if now == edit.labels.shape[edit.position] and (edit.due is None or not self.matters(edit)):
             return
         name = str(edit.slot)
         if edit.kind == "value":

@@ -37,6 +37,8 @@ class Edit:
             `value`: becomes `value` as soon as that number changes.
         value: see `kind`.
         add: added to a length.
+        due: the number changes when one of these labels is removed; the counted ones where None. A bound that counts from
+            the end changes with what lies behind it.
     """
 
     node: gs.Node
@@ -47,6 +49,7 @@ class Edit:
     kind: Literal["length", "index", "value"] = "length"
     value: float = 0.0
     add: int = 0
+    due: Labels | None = None
 
 
 @dataclass
@@ -191,9 +194,11 @@ class Op:
             value.fields = [Field(f.axes, f.labels, True) for f in value.fields]
             self.made.append(value)
 
-    def count(self, slot: str | int, element: int | None, labels: Labels, position: int = 0, add: int = 0) -> None:
-        """A number in an attribute or input counts these labels, plus a constant."""
-        self.edits.append(Edit(self.node, slot, element, labels, position, add=add))
+    def count(
+        self, slot: str | int, element: int | None, labels: Labels, position: int = 0, *, add: int = 0, due: Labels | None = None
+    ) -> None:
+        """A number in an attribute or input counts these labels, plus a constant; see `Edit` for `due`."""
+        self.edits.append(Edit(self.node, slot, element, labels, position, add=add, due=due))
 
     def select(self, i: int, axis: int, pick: Callable[[Labels, int], Labels], out: int = 0) -> None:
         """The output is input `i` with slices of one axis picked, repeated or dropped."""

@@ -177,12 +177,11 @@ def _slice_axis(op: Op, x: Value, axis: int, bounds: slice, element: int) -> lis
     names = ("starts", "ends") if op.version < 10 else (1, 2)
     before = np.take(f.labels, range(start), axis=position)
     until = np.take(f.labels, range(stop), axis=position)
-    if start:
-        op.count(names[0], element, before, position, add=picked.start - start)
-    elif bounds.start < 0:
-        op.count(names[0], element, until[..., :0] if position == f.labels.ndim - 1 else before, position)
-    if bounds.stop is not None and (bounds.stop < 0 or bounds.stop < size):
-        op.count(names[1], element, until, position, add=0)
+    if picked.start or bounds.start < 0:
+        due = f.labels if bounds.start < 0 else None
+        op.count(names[0], element, before, position, add=picked.start - start, due=due)
+    if bounds.stop < size:
+        op.count(names[1], element, until, position, due=f.labels if bounds.stop < 0 else None)
     if picked.step == 1:
         return part(op, x, axis, picked.start, picked.stop)
     return moves.select(op.space, x.fields, axis, lambda labels, p: np.take(labels, picked, axis=p))
