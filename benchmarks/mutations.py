@@ -26,7 +26,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
-TESTS = ("tests/properties/test_random_graphs.py", "tests/select", "tests/plan", "tests/proof")
+TESTS = ("tests/properties/test_random_graphs.py", "tests/trace", "tests/select", "tests/plan", "tests/proof")
 IGNORED = shutil.ignore_patterns("__pycache__")
 
 

@@ -104,6 +104,8 @@ def verification_note(found: Verification) -> Note:
     figures = f"largest relative error {found.error:.1e}, tolerance {found.tolerance:.0e}"
     if found.noise:
         figures += f" (one unit in the last place of the input moves the source by {found.noise:.1e})"
+    if found.rewritten:
+        figures += f" (the graph as written: ONNX Runtime's own optimizations change this model by {found.rewritten:.1e})"
     outputs = plural(len(found.outputs), "output")
     if found.before:
         outputs += f" and {plural(len(found.before), 'input')} of discrete operators"

@@ -10,6 +10,8 @@ from onnxprune.errors import PlanError, VerificationError
 from onnxprune.prepare.prepare import prepare
 from onnxprune.proof.inputs import random_inputs
 from onnxprune.proof.oracle import compare, relative_error
+from onnxprune.proof.session import run
+from tests.models_text import ints, make
 
 
 def edited(model: onnx.ModelProto, name: str, change) -> onnx.ModelProto:
@@ -170,3 +172,27 @@ def test_relative_error_of_integers_and_types():
     assert relative_error(np.array([1, 2]), np.array([1, 3])) == np.inf
     assert relative_error(np.array([1], np.float32), np.array([1], np.float64)) == np.inf
     assert relative_error(np.zeros(0), np.zeros(0)) == 0
+
+
+def test_what_the_runtime_rewrites_is_not_our_failure():
+    """ONNX Runtime merges a zero Pad into MaxPool, which pads with -inf: another function where all values are negative."""
+    model = make(
+        """(float[1, 3, 8, 8] x) => (float[1, 4, 4, 4] y) {
+          a0 = Relu (x)
+          a1 = Conv (a0, w1, b1)
+          p = Pad <mode = "constant"> (a1, pads)
+          m = MaxPool <kernel_shape = [3, 3], strides = [2, 2]> (p)
+          y = Conv (m, w2)
+        }""",
+        dict(
+            w1=-np.abs(np.random.default_rng(0).standard_normal((6, 3, 1, 1))).astype(np.float32),
+            b1=np.full(6, -1, np.float32),
+            pads=ints(0, 0, 1, 1, 0, 0, 1, 1),
+            w2=(4, 6, 1, 1),
+        ),
+    )
+    found = prune(model, ratio=0.5).report.verification
+    assert found.passed and found.error < 1e-5
+    x = {"x": np.random.default_rng(1).standard_normal((1, 3, 8, 8)).astype(np.float32)}
+    differs = relative_error(*(run(model, x, ["y"], optimize=o)[0] for o in (False, True))) > 1e-4
+    assert (found.rewritten > 1e-4) == differs
