@@ -2,7 +2,8 @@
 
     python benchmarks/coverage_report.py benchmarks/results/coverage.json benchmarks/results/coverage_peers.json
 
-prints them; the second file, with the figures of the peers, may be left out.
+prints them; the second file, with the figures of the peers, may be left out. `--readme` puts a summary between the marks
+in the README instead.
 """
 
 from __future__ import annotations
@@ -22,6 +23,10 @@ REASON_LENGTH = 60
 REASONS = 15
 SMALL = 0.01
 USUAL = ("slides over it", "reaches graph output", "graph input", "looks it up by data")  # true of most sound models
+TRANSFORMERS = {
+    "attention_hand", "audio", "bert", "clip", "fp16", "gpt", "hybrid_vit", "llama", "maxvit", "metaformer", "misc_hf",
+    "mlp", "moe", "seq2seq", "ssm", "swin", "vit",
+}  # fmt: skip
 TOLERANCES = {"fp16": 5e-3}
 TOLERANCE = 1e-4
 
@@ -31,6 +36,51 @@ def markdown(results: Record, peers: Record | None = None) -> str:
     cases = list(results["cases"].values())
     parts = [_head(results), _summary(cases, peers), _families(cases, peers), _models(cases, peers), _reasons(cases)]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def summary(results: Record, peers: Record | None = None) -> str:
+    """What the README says."""
+    cases = list(results["cases"].values())
+    checked = [c["oracle"] for c in cases if c.get("oracle")]
+    single = [float(c["oracle"]["error"]) for c in cases if c.get("oracle") and tolerance(c["key"]) == TOLERANCE]
+    nothing = [c["key"].replace("__", ": ") for c in cases if c.get("status") == "nothing"]
+    rows = []
+    for title, part, figure in (
+        ("convolutional and recurrent", [c for c in cases if c["family"] not in TRANSFORMERS], "params_removed"),
+        ("transformers and their hybrids", [c for c in cases if c["family"] in TRANSFORMERS], "params_dense_removed"),
+    ):
+        row = [title, str(len(part)), _median(part, lambda c, f=figure: c.get(f), _percent)]
+        for name in PEERS if peers else ():
+            row.append(_median([_peer(peers, c["key"], name) for c in part], lambda r: r.get("params_removed") or 0.0, _percent))
+        rows.append(row)
+    heads = ["median of parameters removed, %", "models", "onnxprune", *[h.removesuffix(" params %") for h in _peer_heads(peers)]]
+    broken = [
+        f"{_summary_row(title, [r for c in cases if (r := _peer(peers, c['key'], name))])[4]} ({title})"
+        for name, title in PEERS.items()
+        if peers
+    ]
+    lines = [
+        f"At `--ratio {results['options']['ratio']}`, {len(cases)} exported architectures from both PyTorch exporters "
+        f"(`benchmarks/zoo`): {sum(c.get('status') == 'pruned' for c in cases)} are pruned, run and pass the oracle "
+        f"({sum(bool(o['passed']) for o in checked)} of {len(checked)}, largest relative error {max(single):.0e} in float32), "
+        f"{sum(bool(c.get('put_back')) for c in cases)} with a group put back. No exact group at all: "
+        f"{', '.join(nothing) or 'none'}.",
+        "",
+        table(heads, rows, 1),
+        "",
+        "Transformers are counted without embedding tables for onnxprune; they keep the width of their residual stream, whose "
+        "removal is inexact."
+        + (f" Results of onnxsim {peers['version']} that ONNX Runtime refuses: {', '.join(broken)}." if peers else "")
+        + " Every model: [benchmarks/results/coverage.md](benchmarks/results/coverage.md).",
+    ]
+    return "\n".join(lines)
+
+
+def into_readme(text: str, block: str) -> str:
+    """The README with its block replaced."""
+    before, rest = text.split("<!-- coverage:begin -->\n")
+    after = rest[rest.index("<!-- coverage:end -->") :]
+    return f"{before}<!-- coverage:begin -->\n{block}\n{after}"
 
 
 def tolerance(key: str) -> float:
@@ -212,4 +262,9 @@ def _median(records: list[Record], figure: Callable[[Record], Any], show: Callab
 
 
 if __name__ == "__main__":
-    print(markdown(*(json.loads(Path(name).read_text()) for name in sys.argv[1:3])), end="")
+    given = [json.loads(Path(name).read_text()) for name in sys.argv[1:] if name != "--readme"]
+    if "--readme" in sys.argv:
+        readme = Path(__file__).resolve().parent.parent / "README.md"
+        readme.write_text(into_readme(readme.read_text(), summary(*given)))
+    else:
+        print(markdown(*given), end="")

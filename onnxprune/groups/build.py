@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,15 +42,12 @@ class _Builder:
     def all(self) -> list[Group]:
         """Groups in graph order of their first weight, with ids."""
         classes, grids = self.classes, self.classes.grids
-        linked = [pair for g in grids for pair in _links(g)]
+        linked = [(g.everything[:-1], g.everything[1:]) for g in grids]
         _, component = components(classes.count, linked)
         in_grid = np.zeros(classes.count, np.bool_)
         by_component: dict[int, list[ClassGrid]] = {}
         for grid in grids:
-            in_grid[grid.cells.ravel()] = True
-            for own in grid.axis_classes:
-                if own is not None:
-                    in_grid[own] = True
+            in_grid[grid.everything] = True
             by_component.setdefault(int(component[grid.cells.flat[0]]), []).append(grid)
         free = np.flatnonzero(~in_grid & ~self.held & (self.costs.signature != 0)).astype(np.int32)
         ways = [[g] for g in self.by_signature([np.array([c], np.int32) for c in free], "channel")]
@@ -75,14 +72,35 @@ class _Builder:
 
         Heads come as rows with head dims as the other way; any other grid is cut so that most units stay removable.
         """
-        if not any(g.attention for g in grids):
-            part = Component(grids, self.held, self.classes.count)
-            best = part.best([*part.row_cuts, part.column_cut])
-            return self.groups_of(best, "conv-groups" if best.first in part.row_cuts else "group-channels")
-        whole = Component(grids, self.held, self.classes.count)
-        rows = self.groups_of(whole.best(whole.row_cuts, heads=True), "heads")
-        columns = self.groups_of(whole.mode(whole.column_cut, heads=False), "head-dim")
-        return [g for g in rows if g.units > 1] + columns
+        if any(g.attention for g in grids):
+            rows = [g for mode in self.modes(grids, heads=True) for g in self.groups_of(mode, "heads") if g.units > 1]
+            return rows + [g for mode in self.modes(grids, heads=False) for g in self.groups_of(mode, "head-dim")]
+        result = []
+        for mode in self.modes(grids, heads=None):
+            result += self.groups_of(mode, "group-channels" if mode.columns_first else "conv-groups")
+        return result
+
+    def modes(self, grids: list[ClassGrid], *, heads: bool | None) -> list[Mode]:
+        """Cuts of connected grids; what hangs together by held labels alone is cut apart.
+
+        So layers that share nothing but a table of rotations have heads of their own.
+        """
+        held = self.held.copy()
+        for grid in grids:
+            for own in grid.kept_by(heads):
+                held[own] = True
+        count = -1
+        while count != (count := int(held.sum())):
+            for grid in grids:
+                if held[grid.cells].all():  # a hyperplane stays as long as one of its cells does
+                    held[grid.everything] = True
+        free = [grid.everything[~held[grid.everything]] for grid in grids]
+        _, part_of = components(self.classes.count, [(ids[:-1], ids[1:]) for ids in free])
+        parts: dict[int, list[ClassGrid]] = {}
+        for grid, ids in zip(grids, free, strict=True):
+            if ids.size:
+                parts.setdefault(int(part_of[ids[0]]), []).append(grid)
+        return [Component(part, held, self.classes.count).best(heads=heads) for part in parts.values()]
 
     # ---- cutting grids ----
 
@@ -112,15 +130,6 @@ class _Builder:
         group.macs = [np.array([self.costs.macs[u].sum() for u in b]) for b in buckets]
         group.width = self.costs.width(np.concatenate([b[0] for b in buckets]), members)
         return group
-
-
-def _links(grid: ClassGrid) -> Iterable[tuple[Ids, Ids]]:
-    """Everything that one grid holds together."""
-    first = grid.cells.ravel()[:1]
-    yield np.broadcast_to(first, (grid.cells.size,)), grid.cells.ravel()
-    for own in grid.axis_classes:
-        if own is not None:
-            yield np.broadcast_to(first, own.shape), own
 
 
 def _frozen(trace: Trace, classes: Classes, groups: Sequence[Group]) -> list[Frozen]:

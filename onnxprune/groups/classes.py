@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import permutations
 
 import numpy as np
@@ -15,6 +16,7 @@ from onnxprune.trace.labels import LabelSpace
 
 Ids = NDArray[np.int32]
 Mask = NDArray[np.bool_]
+Cut = int | None  # the axis whose hyperplanes are units; None: single cells of the last axis, ragged
 
 
 def components(count: int, pairs: Iterable[tuple[Ids, Ids]]) -> tuple[int, Ids]:
@@ -42,6 +44,32 @@ class ClassGrid:
     axis_classes: list[Ids | None]
     attention: bool
     ragged: bool
+
+    @cached_property
+    def everything(self) -> Ids:
+        """Cells and labels of hyperplanes."""
+        return np.concatenate([self.cells.ravel(), *[own for own in self.axis_classes if own is not None]])
+
+    @property
+    def row_cuts(self) -> list[Cut]:
+        """All axes but the last."""
+        return list(range(self.cells.ndim - 1))
+
+    @property
+    def column_cut(self) -> Cut:
+        """The last axis, ragged where it may be."""
+        return None if self.ragged else self.cells.ndim - 1
+
+    def cuts(self, heads: bool | None) -> list[Cut]:
+        """Ways to cut it; along rows (`heads`) or columns only where it is a grid of attention."""
+        if heads is None or not self.attention:
+            return [*self.row_cuts, self.column_cut]
+        return self.row_cuts if heads else [self.column_cut]
+
+    def kept_by(self, heads: bool | None) -> list[Ids]:
+        """Labels of hyperplanes that stay whichever of these cuts is taken."""
+        taken = {self.cells.ndim - 1 if c is None else c for c in self.cuts(heads)}
+        return [own for axis, own in enumerate(self.axis_classes) if own is not None and axis not in taken]
 
     def plane_pairs(self, axis: int) -> Iterable[tuple[Ids, Ids]]:
         """Ties that let whole hyperplanes of one axis go only."""

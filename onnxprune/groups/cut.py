@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.groups.classes import ClassGrid, Ids, Mask, components
-
-Cut = int | None  # the axis whose hyperplanes are units; None: single cells of the last axis, ragged
-
+from onnxprune.groups.classes import ClassGrid, Cut, Ids, Mask, components
 
 @dataclass
 class Mode:
     """One way to cut a component.
 
     Attributes:
-        first: how its first grid was cut.
+        columns_first: its first grid was cut along the last axis.
         balanced: units that take equally many cells from every row of every grid by themselves.
         columns: buckets of which one element each does so together.
     """
 
-    first: Cut
+    columns_first: bool
     balanced: list[Ids]
     columns: list[list[list[Ids]]]
 
@@ -47,9 +45,8 @@ class Component:
 
     def __init__(self, grids: Sequence[ClassGrid], held: Mask, count: int) -> None:
         self.grids = _connected_order(sorted(grids, key=lambda g: (not g.attention, -g.cells.size)))
-        own = [a for g in grids for a in g.axis_classes if a is not None]
         cells = np.unique(np.concatenate([g.cells.ravel() for g in grids]))
-        self.local: Ids = np.unique(np.concatenate([cells, *own]))
+        self.local: Ids = np.unique(np.concatenate([g.everything for g in grids]))
         self.is_cell: Mask = np.isin(self.local, cells)
         self.held: Mask = held[self.local]
         self.position = np.full(count, -1, np.int32)
@@ -67,35 +64,41 @@ class Component:
         """
         pairs: list[tuple[Ids, Ids]] = []
         ragged: list[ClassGrid] = []
+        ties = Ties(self.local.size)
         held = self.held.copy()
         moving = np.zeros_like(held)  # hyperplanes that die with a unit: a later grid is cut along them too
         for k, grid in enumerate(self.grids):
-            cuts = [first] if k == 0 else _cuts(grid, heads)
+            cuts = [first] if k == 0 else grid.cuts(heads)
             cuts = [c for c in cuts if (self.planes(grid, [c]) & moving).any()] or cuts
+            if len(cuts) > 1:
+                cuts = next(([c] for c in cuts if self.is_cut(grid, c, ties)), cuts)
             if len(cuts) > 1:
                 gains = [self.gain(grid, c, pairs, ragged, held) for c in cuts]
                 cuts = [cuts[gains.index(max(gains))]]
-            pairs += self.cut_pairs(grid, cuts[0])
+            new = self.cut_pairs(grid, cuts[0])
+            for a, b in new:
+                ties.add(a, b)
+            pairs += new
             ragged += [grid] if cuts[0] is None else []
             moving |= self.planes(grid, [cuts[0]])
             held |= self.kept_planes(grid, cuts[0])
         mode = self.units(pairs, ragged, held)
-        mode.first = first
+        mode.columns_first = first == self.grids[0].column_cut
         return mode
 
-    def best(self, cuts: Sequence[Cut], *, heads: bool | None = None) -> Mode:
-        """The finest of several ways to cut the first grid."""
-        return max((self.mode(cut, heads=heads) for cut in cuts), key=lambda m: m.grain)
+    def is_cut(self, grid: ClassGrid, cut: Cut, ties: Ties) -> bool:
+        """Whether what is tied already makes a cut, so that no other one can be better."""
+        axis = grid.cells.ndim - 1 if cut is None else cut
+        if any(own is not None for a, own in enumerate(grid.axis_classes) if a != axis):
+            return False
+        if cut is None:  # each unit takes equally many cells from every row
+            roots = np.sort(ties.find(self.position[grid.cells]).reshape(-1, grid.cells.shape[-1]), axis=1)
+            return bool((roots == roots[:1]).all())
+        return all(np.array_equal(ties.find(a.ravel()), ties.find(b.ravel())) for a, b in self.cut_pairs(grid, cut))
 
-    @property
-    def row_cuts(self) -> list[Cut]:
-        """Axes of the first grid but the last."""
-        return list(range(self.grids[0].cells.ndim - 1))
-
-    @property
-    def column_cut(self) -> Cut:
-        """The last axis of the first grid, ragged where it may be."""
-        return None if self.grids[0].ragged else self.grids[0].cells.ndim - 1
+    def best(self, *, heads: bool | None = None) -> Mode:
+        """The finest of all ways to cut the first grid; see `mode`."""
+        return max((self.mode(cut, heads=heads) for cut in self.grids[0].cuts(heads)), key=lambda m: m.grain)
 
     def cut_pairs(self, grid: ClassGrid, cut: Cut) -> list[tuple[Ids, Ids]]:
         """Ties that a cut adds."""
@@ -135,11 +138,11 @@ class Component:
         unit_of[chosen] = np.arange(chosen.size)
         tables = [t for t in (self.row_counts(g, unit_of[of_class]) for g in ragged) if t.units.size]
         if not tables or not units:
-            return Mode(None, units, [])
+            return Mode(False, units, [])
         uneven = np.unique(np.concatenate([t.uneven() for t in tables]))
         columns = _columns(units, uneven, tables) if uneven.size else []
         even = np.setdiff1d(np.arange(len(units)), uneven, assume_unique=True)
-        return Mode(None, [units[k] for k in even], columns)
+        return Mode(False, [units[k] for k in even], columns)
 
     def row_counts(self, grid: ClassGrid, unit_of: NDArray[np.int64]) -> RowCounts:
         """How many cells of each row of a grid the units take."""
@@ -215,24 +218,45 @@ def _balanced(
     return True
 
 
-def _cuts(grid: ClassGrid, heads: bool | None) -> list[Cut]:
-    """Ways to cut one grid."""
-    last = grid.cells.ndim - 1
-    rows: list[Cut] = list(range(last))
-    column: list[Cut] = [None if grid.ragged else last]
-    if heads is None or not grid.attention:
-        return rows + column
-    return rows if heads else column
+class Ties:
+    """Union-find over arrays."""
+
+    def __init__(self, size: int) -> None:
+        self.parent: Ids = np.arange(size, dtype=np.int32)
+
+    def find(self, ids: Ids) -> Ids:
+        """The root of each."""
+        roots = self.parent[ids]
+        while not np.array_equal(above := self.parent[roots], roots):
+            roots = above
+        self.parent[ids] = roots
+        return np.asarray(roots)
+
+    def add(self, a: Ids, b: Ids) -> None:
+        """Unites two arrays position by position."""
+        known, places = np.unique(np.concatenate([self.find(a.ravel()), self.find(b.ravel())]), return_inverse=True)
+        half = places.size // 2
+        count, of_known = components(known.size, [(places[:half].astype(np.int32), places[half:].astype(np.int32))])
+        roots = np.zeros(count, np.int32)
+        roots[of_known] = known
+        self.parent[known] = roots[of_known]
 
 
 def _connected_order(grids: list[ClassGrid]) -> list[ClassGrid]:
-    """Each grid shares classes with one before it."""
-    classes = [set(np.concatenate([g.cells.ravel(), *[a for a in g.axis_classes if a is not None]]).tolist()) for g in grids]
-    order, seen = [0], set(classes[0])
-    left = list(range(1, len(grids)))
-    while left:
-        following = next((k for k in left if classes[k] & seen), left[0])
-        left.remove(following)
-        order.append(following)
-        seen |= classes[following]
+    """Each grid shares classes with one before it; the first that does comes first."""
+    holders: dict[int, list[int]] = {}
+    classes = [np.unique(g.everything) for g in grids]
+    for k, ids in enumerate(classes):
+        for c in ids.tolist():
+            holders.setdefault(c, []).append(k)
+    order: list[int] = []
+    waiting, seen = [0], {0}
+    while waiting:
+        k = heapq.heappop(waiting)
+        order.append(k)
+        for c in classes[k].tolist():
+            for other in holders.pop(c, ()):
+                if other not in seen:
+                    seen.add(other)
+                    heapq.heappush(waiting, other)
     return [grids[k] for k in order]
