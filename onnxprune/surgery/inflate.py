@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
+from onnx import numpy_helper
 
 from onnxprune.groups.classes import Mask
 from onnxprune.groups.group import Groups
@@ -20,6 +21,9 @@ from onnxprune.io.surgeon import constant_array, export_model, import_graph, set
 from onnxprune.surgery.apply import stored_weights
 from onnxprune.surgery.weights import cut, keep_of, neutral_values, put_back
 from onnxprune.trace.tracer import Weight
+from onnxprune.trace.value import Value
+
+_BIASES = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16)
 
 
 def inflated_weights(
@@ -75,3 +79,47 @@ def put_in(source: onnx.ModelProto, weights: Mapping[str, NDArray[Any]]) -> onnx
             node = producers[name]
             node.op, node.attrs, node.inputs = "Identity", {}, [gs.Constant(f"{name}_inflated", array)]
     return export_model(graph, source)
+
+
+def with_new_biases(source: onnx.ModelProto, pruned: onnx.ModelProto, groups: Groups, alive: Mask) -> onnx.ModelProto:
+    """The source with the biases that reconstruction gave to nodes which had none, or shared one; itself where there are none.
+
+    They stand in their full length, with zeros where channels were removed.
+    """
+    fresh = {t.name: t for t in pruned.graph.initializer} if pruned is not source else {}
+    known = {t.name for t in source.graph.initializer}
+    after = {n.output[0]: n for n in pruned.graph.node if n.output}
+    changes: list[tuple[int, int, str, NDArray[Any]]] = []
+    for k, node in enumerate(source.graph.node):
+        other = after.get(node.output[0]) if node.output else None
+        if other is None or other.op_type != node.op_type:
+            continue
+        for i, name in enumerate(other.input):
+            tensor = fresh.get(name)
+            if tensor is None or name in known or not name.endswith("_bias") or tensor.data_type not in _BIASES:
+                continue
+            old = groups.trace.weights.get(node.input[i]) if i < len(node.input) else None
+            array = numpy_helper.to_array(tensor)
+            if old is not None:
+                full = put_back(array, old.shape, keep_of(old, alive), {})
+            else:
+                full = _spread(array, groups.trace.values[node.output[0]], alive)
+            changes.append((k, i, name, full))
+    if not changes:
+        return source
+    result = onnx.ModelProto()
+    result.CopyFrom(source)
+    for k, i, name, full in changes:
+        inputs = result.graph.node[k].input
+        inputs.extend([""] * (i + 1 - len(inputs)))
+        inputs[i] = name
+        result.graph.initializer.append(numpy_helper.from_array(full, name))
+    return result
+
+
+def _spread(array: NDArray[Any], value: Value, alive: Mask) -> NDArray[Any]:
+    """A bias of the kept channels, on axis 1, as one of all channels."""
+    full = np.zeros(value.sizes[1], array.dtype)
+    f = value.field_on(1)
+    full[slice(None) if f is None else alive[f.labels]] = array
+    return full

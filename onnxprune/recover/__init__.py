@@ -1,0 +1,1 @@
+"""Recovery: what the removed channels did is folded into the weights that stay, in closed form."""

@@ -1,0 +1,368 @@
+"""Reconstruction: fits every linear node behind a removal to what the dense model computes there.
+
+Node by node in graph order: the input comes from the pruned model with all earlier nodes fitted already, the output from the
+dense one. Both models run once over the samples, piece by piece (`onnxprune.statistics.stream`).
+
+Source: the layer-wise least squares of He et al. 2017, "Channel Pruning for Accelerating Very Deep Neural Networks", section
+3.2, over all taps of a kernel, with statistics of the pruned prefix.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from onnxprune.calibrate.batch import Batch, Samples
+from onnxprune.groups.classes import Mask
+from onnxprune.groups.group import Groups
+from onnxprune.prepare.prepare import Prepared
+from onnxprune.recover.solve import Mode, Solution, solve
+from onnxprune.recover.target import Chain, follow
+from onnxprune.statistics.channels import batch_size, counted_rows, spread
+from onnxprune.statistics.flow import Flow, lift
+from onnxprune.statistics.linear import Linear, find_linear
+from onnxprune.statistics.moments import Moments
+from onnxprune.statistics.stream import Stream
+from onnxprune.trace.value import Value
+
+Array = NDArray[Any]
+LARGEST = 4608  # taps times channels: beyond that a Gram matrix costs more than it is worth
+_ROWS = 10  # rows for each tap, where the samples have as many
+_LEAST, _MOST = 8192, 65536
+_HELD = 5  # every fifth sample judges
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What became of one linear node; losses are shares of the variance of its output in the dense model.
+
+    Attributes:
+        node: name.
+        weight: name of the weight.
+        kind: `lsq`, `affine`, `bias` or `none` (the old weights were best, or it was refused).
+        lost_before: on held-out samples with the old weights.
+        lost_after: the same with the new ones.
+        lost_fitted: on the samples that were fitted.
+        strength: of the ridge.
+        reason: why it was left alone; empty otherwise.
+    """
+
+    node: str
+    weight: str
+    kind: str
+    lost_before: float = 0.0
+    lost_after: float = 0.0
+    lost_fitted: float = 0.0
+    strength: float = 0.0
+    reason: str = ""
+
+
+@dataclass
+class Reconstruction:
+    """Result of `reconstruct`: the model with new weights, and one line for each linear node behind a removal."""
+
+    model: onnx.ModelProto
+    fits: list[Fit] = field(default_factory=list)
+
+
+def reconstruct(
+    prepared: Prepared,
+    groups: Groups,
+    alive: Mask,
+    pruned: onnx.ModelProto,
+    samples: Samples,
+    *,
+    mode: Mode = "lsq",
+    budget: int = 1 << 30,
+    progress: Callable[[str, float], None] = lambda stage, done: None,
+) -> Reconstruction:
+    """New weights for a pruned model. Neither model is changed.
+
+    Args:
+        prepared: the source as it was traced.
+        groups: its analysis.
+        alive: for each label whether it stays.
+        pruned: result of the removal.
+        samples: calibration samples.
+        mode: `bias` shifts outputs, `affine` scales them too, `lsq` fits all weights.
+        budget: bytes of activations held in memory, for each of the two models.
+        progress: called with the stage and the share that is done.
+
+    Raises:
+        ModelError: ONNX Runtime can't run a model on the samples.
+    """
+    result = onnx.ModelProto()
+    result.CopyFrom(pruned)
+    work = lift(result)
+    linears = _behind_removal(work, prepared.model)
+    _give_slots(result, work, linears, groups)
+    work = lift(result)
+    flow = Flow(work)
+    order = [x for x in find_linear(flow) if x.y in {y.y for y in linears}]
+    run = _Run(
+        groups, alive, samples, mode, Stream(lift(prepared.model), samples, budget), Stream(work, samples, budget), order
+    )
+    fits: list[Fit] = []
+    pending = list(order)
+    while pending:
+        together = [x for x in pending if x.x == pending[0].x and x.form == pending[0].form]
+        progress(f"reconstructing {together[0].name}", 1 - len(pending) / len(order))
+        fits += run.fit(together, pending)
+        pending = [x for x in pending if x not in together]
+    _write(result, run.pruned.weights)
+    _drop_zeros(result)
+    return Reconstruction(result, fits)
+
+
+@dataclass
+class _Run:
+    groups: Groups
+    alive: Mask
+    samples: Samples
+    mode: Mode
+    dense: Stream
+    pruned: Stream
+    order: list[Linear]
+
+    @property
+    def values(self) -> dict[str, Value]:
+        return dict(self.groups.trace.values)
+
+    def fit(self, linears: list[Linear], pending: list[Linear]) -> list[Fit]:
+        """Fits nodes that read the same tensor in the same way."""
+        found: list[Fit] = []
+        jobs: list[_Job] = []
+        for linear in linears:
+            job = self.job(linear, pending)
+            if isinstance(job, str):
+                found.append(Fit(linear.name, linear.weight, "none", reason=job))
+            else:
+                jobs.append(job)
+        if not jobs:
+            return found
+        train, held = self.moments(jobs)
+        start = 0
+        for job in jobs:
+            width = job.old.shape[2]
+            solution = solve(
+                train.columns(start, start + width),
+                held.columns(start, start + width),
+                job.old,
+                job.bias,
+                self.mode,
+                job.weight,
+            )
+            self.keep(job, solution)
+            found.append(
+                Fit(
+                    job.linear.name,
+                    job.linear.weight,
+                    solution.kind,
+                    solution.before,
+                    solution.after,
+                    solution.fitted,
+                    solution.strength,
+                )
+            )
+            start += width
+        return found
+
+    def job(self, linear: Linear, pending: list[Linear]) -> _Job | str:
+        """What there is to do for a node, or why nothing is done."""
+        flow = self.pruned.flow
+        value = self.values.get(linear.y)
+        if value is None or value.shape is None:
+            return "its shape is not known"
+        if sum(i >= 0 for _, i in flow.readers.get(linear.weight, ())) > 1:
+            return "its weight is read by several nodes"
+        stored = self.weight(linear.weight)
+        old = linear.matrix(stored)
+        if old.shape[1] > LARGEST:
+            return f"{old.shape[1]} taps are more than {LARGEST}"
+        axis = linear.form.channel_axis(value.rank)
+        kept = kept_slices(value, self.alive)
+        if kept is None or any(a != axis for a in kept):
+            return "its output lost slices of more than its channels"
+        chain = follow(flow, linear, axis, value.rank, old.shape[0] * old.shape[2])
+        bias = None
+        if chain.slot is not None:
+            held = self.weight(chain.slot.tensor)
+            bias = (held.astype(np.float64).ravel() if chain.slot.own else np.zeros(held.size)).reshape(old.shape[0], -1)
+        sums = [(name, factor) for name, factor in chain.sums if self.settled(name, linear, pending)]
+        weight = (chain.factor**2).reshape(old.shape[0], -1)
+        return _Job(linear, stored, old, bias, chain, sums, kept.get(axis), weight)
+
+    def weight(self, name: str) -> Array:
+        """A stored tensor as it is by now."""
+        changed = self.pruned.weights.get(name)
+        return numpy_helper.to_array(self.pruned.flow.initializers[name]) if changed is None else changed
+
+    def settled(self, name: str, linear: Linear, pending: Sequence[Linear]) -> bool:
+        """A summand that will not change any more and has the output's shape."""
+        flow = self.pruned.flow
+        behind = flow.ancestors([name])
+        shape, own = self.values.get(name), self.values[linear.y]
+        same = shape is not None and shape.shape == own.shape
+        return same and not any(p.node in behind for p in pending)
+
+    def moments(self, jobs: list[_Job]) -> tuple[Moments, Moments]:
+        """Moments of the rows that all jobs share, for fitting and for judging."""
+        form, x = jobs[0].linear.form, jobs[0].linear.x
+        taps = jobs[0].old.shape[1]
+        self.pruned.compute([x, *[n for j in jobs for n, _ in j.sums]])
+        self.dense.compute([n for j in jobs for n in (j.linear.y, *[s for s, _ in j.sums])])
+        shapes = jobs[0].old.shape[0], taps, sum(j.old.shape[2] for j in jobs)
+        train, held = Moments.empty(*shapes), Moments.empty(*shapes)
+        limit = -(-min(max(_ROWS * taps, _LEAST), _MOST) // max(self.samples.count, 1))
+        for b, batch in enumerate(self.samples.batches):
+            target = self.dense.get(jobs[0].linear.y, b, batch.feeds)
+            chosen = spread(form.positions(target), limit)
+            rows = form.rows(np.asarray(self.pruned.get(x, b, batch.feeds)), chosen)
+            wanted = np.concatenate([self.target(j, b, batch, chosen) for j in jobs], axis=3)
+            counted = counted_rows(batch, self.samples.mask, target, chosen, form)
+            judged = np.repeat(held_out(batch), len(rows) // batch_size(batch))[: len(rows)]
+            for part, moments in ((~judged, train), (judged, held)):
+                use = counted & part[:, None]
+                if use.any():
+                    moments.add(Moments.of(rows[use], wanted[use]))
+        if not train.rows:
+            train, held = held, train
+        return train, held
+
+    def target(self, job: _Job, b: int, batch: Batch, chosen: Array) -> Array:
+        """What the output should be `(N, P, G, M)`."""
+        form = job.linear.form
+        axis = form.channel_axis(self.values[job.linear.y].rank)
+        dense = self.dense.get(job.linear.y, b, batch.feeds)
+        result = form.outputs(_take(dense, job.kept, axis), chosen).astype(np.float64)
+        for name, factor in job.sums:
+            kept = (kept_slices(self.values[name], self.alive) or {}).get(axis)
+            before = _take(self.dense.get(name, b, batch.feeds), kept, axis)
+            after = self.pruned.get(name, b, batch.feeds)
+            if before.shape != after.shape or form.outputs(after, chosen).shape != result.shape:
+                continue
+            usable = np.abs(factor) > 1e-3 * np.abs(factor).max()
+            inverse = np.divide(1.0, factor, out=np.zeros_like(factor), where=usable).reshape(result.shape[2:])
+            result += (form.outputs(before, chosen).astype(np.float64) - form.outputs(after, chosen)) * inverse
+        return result
+
+    def keep(self, job: _Job, solution: Solution) -> None:
+        """Puts the new weights where the nodes that follow read them."""
+        if solution.kind == "none":
+            return
+        self.pruned.weights[job.linear.weight] = job.linear.stored(solution.matrix, job.stored)
+        slot = job.chain.slot
+        if slot is not None and solution.bias is not None:
+            old = self.weight(slot.tensor)
+            new = solution.bias.reshape(old.shape)
+            if not slot.own:
+                new = old + slot.factor.reshape(old.shape) * new
+            self.pruned.weights[slot.tensor] = new.astype(old.dtype)
+
+
+@dataclass
+class _Job:
+    linear: Linear
+    stored: Array
+    old: Array
+    bias: Array | None
+    chain: Chain
+    sums: list[tuple[str, Array]]
+    kept: Array | None
+    weight: Array
+
+
+def kept_slices(value: Value, alive: Mask) -> dict[int, Array] | None:
+    """Axis -> indices that stay, of the axes that shrink; None where several axes shrink together."""
+    result = {}
+    for f in value.fields:
+        kept = alive[f.labels]
+        if kept.all():
+            continue
+        if f.joint:
+            return None
+        result[f.axes[0]] = np.flatnonzero(kept)
+    return result
+
+
+def _take(array: Array, kept: Array | None, axis: int) -> Array:
+    return array if kept is None else np.take(array, kept, axis=axis)
+
+
+def held_out(batch: Batch) -> NDArray[np.bool_]:
+    """Which samples judge, by their content: the same in any order and any batches `(N,)`."""
+    size = batch_size(batch)
+    arrays = [np.ascontiguousarray(a) for a in batch.feeds.values() if a.ndim and len(a) == size]
+    return np.array([zlib.crc32(b"".join(a[k].tobytes() for a in arrays)) % _HELD == 0 for k in range(size)])
+
+
+def _behind_removal(pruned: onnx.ModelProto, dense: onnx.ModelProto) -> list[Linear]:
+    """Linear nodes whose input is not what it was."""
+    flow, source = Flow(pruned), Flow(lift(dense))
+    changed: set[str] = {
+        n for n, t in flow.initializers.items() if n not in source.initializers or t.dims != source.initializers[n].dims
+    }
+    dirty: set[str] = set()
+    for k, node in enumerate(flow.nodes):
+        if any(n in changed or n in dirty for n in flow.reads(k)):
+            dirty |= set(node.output)
+    return [x for x in find_linear(flow) if x.x in dirty]
+
+
+def _give_slots(result: onnx.ModelProto, work: onnx.ModelProto, linears: list[Linear], groups: Groups) -> None:
+    """Gives each node a bias of its own, where it can have one and shares it or has none."""
+    flow = Flow(work)
+    nodes = {n.output[0]: n for n in result.graph.node}
+    taken: set[str] = set()
+    for linear in linears:
+        value = groups.trace.values.get(linear.y)
+        if value is None or value.shape is None:
+            continue
+        stored = numpy_helper.to_array(flow.initializers[linear.weight])
+        matrix = linear.matrix(stored)
+        outputs = matrix.shape[0] * matrix.shape[2]
+        slot = follow(flow, linear, linear.form.channel_axis(value.rank), value.rank, outputs).slot
+        if slot is None:
+            continue
+        shared = len(flow.readers.get(slot.tensor, ())) > 1 or slot.tensor in taken or slot.tensor in flow.outputs
+        if slot.tensor and not shared:
+            taken.add(slot.tensor)
+            continue
+        reader = nodes[flow.nodes[slot.node].output[0]]
+        name = f"{reader.output[0]}_bias"
+        array = np.zeros(outputs, stored.dtype) if not slot.tensor else numpy_helper.to_array(flow.initializers[slot.tensor])
+        result.graph.initializer.append(numpy_helper.from_array(np.array(array), name))
+        if slot.position < len(reader.input):
+            reader.input[slot.position] = name
+        else:
+            reader.input.append(name)
+
+
+def _drop_zeros(model: onnx.ModelProto) -> None:
+    """Takes biases away again that stayed 0."""
+    zeros = {t.name for t in model.graph.initializer if t.name.endswith("_bias") and not numpy_helper.to_array(t).any()}
+    readers = {
+        n.input[2]: n for n in model.graph.node if n.op_type in ("Conv", "Gemm", "ConvTranspose") and len(n.input) > 2
+    }
+    for name in zeros & readers.keys():
+        if readers[name].output[0] + "_bias" == name:
+            del readers[name].input[2]
+            kept = [t for t in model.graph.initializer if t.name != name]
+            del model.graph.initializer[:]
+            model.graph.initializer.extend(kept)
+
+
+def _write(model: onnx.ModelProto, weights: dict[str, Array]) -> None:
+    """Puts new values into initializers and Constant nodes."""
+    tensors = {t.name: t for t in model.graph.initializer}
+    tensors |= {n.output[0]: n.attribute[0].t for n in model.graph.node if n.op_type == "Constant"}
+    for name, array in weights.items():
+        kept = tensors[name].name
+        tensors[name].CopyFrom(numpy_helper.from_array(np.ascontiguousarray(array), kept))

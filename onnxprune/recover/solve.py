@@ -1,0 +1,127 @@
+"""The closed form: ridge regression towards the weights that are there, its strength chosen on held-out rows.
+
+    W' = (H + L)^-1 (G + L W),  b' = E[y] - W'^T E[x],  H = Cov(x),  G = Cov(x, y),  L = lam * mean diag(H) * I
+
+Towards the old weights, not towards 0: with few rows or dead channels the result is what was there. Without a bias to put
+b' into, the moments are taken about 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import cho_factor, cho_solve
+
+from onnxprune.statistics.moments import Moments
+
+Array = NDArray[np.float64]
+Mode = Literal["none", "bias", "affine", "lsq"]
+STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Weights of one linear node.
+
+    Attributes:
+        kind: which candidate was best on held-out rows.
+        matrix: `(G, K, M)`.
+        bias: `(G, M)`; None where there is none.
+        strength: of the ridge; 0 where there was none.
+        before: share of the output's variance that is lost on held-out rows with the old weights.
+        shifted: the same with the old weights and the best bias.
+        after: the same with the new weights.
+        fitted: the same on the rows they were fitted to.
+    """
+
+    kind: Mode
+    matrix: Array
+    bias: Array | None
+    strength: float
+    before: float
+    shifted: float
+    after: float
+    fitted: float
+
+
+def solve(train: Moments, held: Moments, old: Array, old_bias: Array | None, mode: Mode, weight: Array) -> Solution:
+    """The best weights on held-out rows, fitted again to all rows.
+
+    Args:
+        train: moments to fit.
+        held: moments to judge; no rows: those of `train` judge.
+        old: weights that are there `(G, K, M)`.
+        old_bias: their bias `(G, M)`; None where the node has no place for one.
+        mode: how far to go; each mode includes the ones before.
+        weight: what an output's squared error counts `(G, M)`.
+    """
+    biased = old_bias is not None
+    judge = held if held.rows else train
+    if not biased:
+        train, judge = _about_zero(train), _about_zero(judge)
+    total = train.merged(judge) if held.rows else train
+    scale = float((weight * judge.yy).sum()) / max(judge.rows, 1) or 1.0
+
+    def loss(matrix: Array, bias: Array | None, moments: Moments) -> float:
+        return float((weight * squared_error(moments, matrix, bias)).sum())
+
+    candidates: list[tuple[Mode, float, Array]] = [("none", 0.0, old)]
+    if mode != "none" and biased:
+        candidates.append(("bias", 0.0, old))
+    if mode in ("affine", "lsq"):
+        candidates.append(("affine", 0.0, _affine(train, old)))
+    if mode == "lsq":
+        candidates += [("lsq", s, _ridge(train, old, s)) for s in STRENGTHS]
+    scored = []
+    for kind, strength, matrix in candidates:
+        bias = old_bias if kind == "none" else _shift(train, matrix) if biased else None
+        value = loss(matrix, bias, judge)
+        scored.append((value if np.isfinite(value) else np.inf, kind, strength))
+    before = scored[0][0] / scale
+    shifted = scored[1][0] / scale if len(scored) > 1 and scored[1][1] == "bias" else before
+    best, kind, strength = min(scored, key=lambda s: s[0])
+    matrix = _ridge(total, old, strength) if kind == "lsq" else _affine(total, old) if kind == "affine" else old
+    new_bias = old_bias if kind == "none" else _shift(total, matrix) if biased else None
+    fitted = loss(matrix, new_bias, total) / (float((weight * total.yy).sum()) / max(total.rows, 1) or 1.0)
+    return Solution(kind, matrix, new_bias, strength, before, shifted, best / scale, fitted)
+
+
+def squared_error(m: Moments, matrix: Array, bias: Array | None) -> Array:
+    """Mean squared error of each output `(G, M)`."""
+    spread = m.yy - 2 * np.einsum("gkm,gkm->gm", matrix, m.xy) + np.einsum("gkm,gkm->gm", matrix, m.xx @ matrix)
+    offset = m.y - np.einsum("gk,gkm->gm", m.x, matrix) - (0.0 if bias is None else bias)
+    return np.asarray(np.maximum(spread / max(m.rows, 1), 0) + offset**2)
+
+
+def _shift(m: Moments, matrix: Array) -> Array:
+    return np.asarray(m.y - np.einsum("gk,gkm->gm", m.x, matrix))
+
+
+def _affine(m: Moments, old: Array) -> Array:
+    """The old weights, each output times the factor that fits best."""
+    both = np.einsum("gkm,gkm->gm", old, m.xy)
+    own = np.einsum("gkm,gkm->gm", old, m.xx @ old)
+    factor = np.divide(both, own, out=np.ones_like(both), where=own > 1e-12 * np.maximum(m.yy, 1e-300))
+    return np.asarray(old * factor[:, None])
+
+
+def _ridge(m: Moments, old: Array, strength: float) -> Array:
+    k = m.xx.shape[1]
+    diagonal = np.einsum("gkk->gk", m.xx)
+    amount = strength * diagonal.mean(axis=1)
+    amount = np.where(amount > 0, amount, 1.0)
+    right = m.xy + amount[:, None, None] * old
+    left = m.xx + amount[:, None, None] * np.eye(k)
+    if len(left) == 1:
+        return np.asarray(cho_solve(cho_factor(left[0], lower=True, overwrite_a=True, check_finite=False), right[0])[None])
+    return np.asarray(np.linalg.solve(left, right))
+
+
+def _about_zero(m: Moments) -> Moments:
+    """Moments about 0, as if all means were 0."""
+    xx = m.xx + m.rows * m.x[:, :, None] * m.x[:, None, :]
+    xy = m.xy + m.rows * m.x[:, :, None] * m.y[:, None, :]
+    return Moments(m.rows, np.zeros_like(m.x), np.zeros_like(m.y), xx, xy, m.yy + m.rows * m.y**2)

@@ -1,0 +1,156 @@
+"""Moments of what linear nodes read, channel by channel: what criteria that look at data judge by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from onnxprune.calibrate.batch import Batch, Samples
+from onnxprune.groups.group import Groups
+from onnxprune.statistics.flow import lift
+from onnxprune.statistics.linear import Convolution, Dense, Linear, find_linear
+from onnxprune.statistics.stream import Stream
+
+Array = NDArray[Any]
+_ROWS = 8  # rows for each channel, where the samples have as many
+_LEAST, _MOST = 8192, 65536
+
+
+@dataclass(frozen=True)
+class ChannelStatistics:
+    """Moments of one tensor that linear nodes read, over samples and positions.
+
+    Attributes:
+        tensor: its name.
+        labels: label of each channel `(C,)`, -1 where it has none.
+        rows: how many rows of channels were seen.
+        mean: `(C,)`.
+        covariance: `(C, C)`.
+        zeros: share of values that are 0 or less `(C,)`.
+        weights: for each weight that multiplies the tensor `(C, K)`: row c is everything that channel c is multiplied
+            with, a column is one tap of one output.
+    """
+
+    tensor: str
+    labels: NDArray[np.int32]
+    rows: int
+    mean: NDArray[np.float64]
+    covariance: NDArray[np.float64]
+    zeros: NDArray[np.float64]
+    weights: list[NDArray[np.float64]]
+
+    def part(self, channels: slice, weights: list[NDArray[np.float64]]) -> ChannelStatistics:
+        """The same of some channels, with what multiplies them."""
+        return replace(
+            self,
+            labels=self.labels[channels],
+            mean=self.mean[channels],
+            covariance=self.covariance[channels, channels],
+            zeros=self.zeros[channels],
+            weights=weights,
+        )
+
+
+def channel_statistics(
+    model: onnx.ModelProto,
+    groups: Groups,
+    samples: Samples,
+    *,
+    budget: int = 1 << 30,
+    progress: Callable[[str, float], None] = lambda stage, done: None,
+) -> list[ChannelStatistics]:
+    """Statistics of every tensor that a linear node reads with a weight whose input channels could go.
+
+    Args:
+        model: the model that `groups` analyses.
+        groups: its analysis.
+        samples: calibration samples.
+        budget: bytes of activations held in memory.
+        progress: called with the stage and the share that is done.
+
+    Raises:
+        ModelError: ONNX Runtime can't run the model on the samples.
+    """
+    stream = Stream(lift(model), samples, budget)
+    read: dict[tuple[str, int], list[Linear]] = {}
+    for linear in find_linear(stream.flow):
+        value = groups.trace.values.get(linear.x)
+        if value is not None and value.shape is not None:
+            axis = linear.form.channel_axis(value.rank)
+            f = value.field_on(axis)
+            if f is not None and not f.joint:
+                read.setdefault((linear.x, axis), []).append(linear)
+    result = []
+    for k, ((name, axis), linears) in enumerate(read.items()):
+        progress("reading activations", k / len(read))
+        f = groups.trace.values[name].field_on(axis)
+        assert f is not None
+        labels = np.asarray(f.labels, np.int32)
+        stream.compute([name])
+        whole = _collect(stream, samples, name, axis, labels)
+        by_groups: dict[int, list[NDArray[np.float64]]] = {}
+        for linear in linears:
+            matrix = linear.matrix(numpy_helper.to_array(stream.flow.initializers[linear.weight]))
+            by_groups.setdefault(len(matrix), []).append(matrix)
+        for count, matrices in by_groups.items():
+            size = labels.size // count
+            for g in range(count) if size > 1 else ():  # a depthwise convolution mixes nothing: who reads it counts
+                weights = [m[g].reshape(size, -1) for m in matrices]
+                result.append(whole.part(slice(g * size, (g + 1) * size), weights))
+    return result
+
+
+def _collect(stream: Stream, samples: Samples, name: str, axis: int, labels: Array) -> ChannelStatistics:
+    c = labels.size
+    rows, mean, scatter, zeros = 0, np.zeros(c), np.zeros((c, c)), np.zeros(c)
+    limit = -(-min(max(_ROWS * c, _LEAST), _MOST) // max(samples.count, 1))
+    form = Dense(axis, False)
+    for b, batch in enumerate(samples.batches):
+        x = np.asarray(stream.get(name, b, batch.feeds))
+        chosen = spread(form.positions(x), limit)
+        use = counted_rows(batch, samples.mask, x, chosen, form)
+        flat = form.rows(x, chosen)[:, :, 0, :][use].astype(np.float64)
+        if not len(flat):
+            continue
+        own = flat.mean(axis=0)
+        total = rows + len(flat)
+        delta = own - mean
+        zeros += (flat <= 0).sum(axis=0)
+        centred = flat - own
+        scatter += centred.T @ centred + (rows * len(flat) / total) * np.outer(delta, delta)
+        mean += delta * (len(flat) / total)
+        rows = total
+    count = max(rows, 1)
+    return ChannelStatistics(name, labels.astype(np.int32), rows, mean, scatter / count, zeros / count, [])
+
+
+def spread(total: int, limit: int) -> Array:
+    """At most `limit` of `total` positions, the same for every sample."""
+    if total <= limit:
+        return np.arange(total)
+    return np.sort(np.random.default_rng(total).permutation(total)[:limit])
+
+
+def batch_size(batch: Batch) -> int:
+    """Samples in a batch, repeats included."""
+    return len(next(iter(batch.feeds.values()))) if batch.feeds else 1
+
+
+def counted_rows(
+    batch: Batch, mask: str | None, tensor: Array, chosen: Array, form: Dense | Convolution
+) -> NDArray[np.bool_]:
+    """Rows `(N, P)` of a tensor that count: of real samples, and not of padding."""
+    size = batch_size(batch)
+    counted = np.ones((len(tensor), len(chosen)), np.bool_)
+    counted[batch.count * max(len(tensor) // size, 1) :] = False
+    if mask is not None and isinstance(form, Dense) and tensor.ndim == 3:
+        given = batch.feeds[mask]
+        if form.axis in (-1, 2) and given.shape == tensor.shape[:2]:
+            counted &= given[:, chosen] != 0
+    return counted

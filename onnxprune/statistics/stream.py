@@ -1,0 +1,144 @@
+"""Runs a model over all samples piece by piece: each node once, up to the tensors that are asked for next."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+from onnxprune.errors import ModelError
+from onnxprune.proof.session import first_line
+from onnxprune.statistics.flow import Flow
+
+if TYPE_CHECKING:
+    from onnxprune.calibrate.batch import Samples
+
+Array = NDArray[Any]
+
+
+class Stream:
+    """A model in mid-run over all batches.
+
+    What is computed stays until nobody needs it any more; what goes beyond the budget lies in files. Weights can be changed
+    between two calls of `compute`, for the nodes that have not run yet.
+
+    Args:
+        model: the model; nodes in bodies run with the node that holds them.
+        samples: what is fed.
+        budget: bytes of activations that are held in memory.
+    """
+
+    def __init__(self, model: onnx.ModelProto, samples: Samples, budget: int = 1 << 30) -> None:
+        self.model, self.samples, self.budget = model, samples, budget
+        self.flow = Flow(model)
+        self.weights: dict[str, Array] = {}
+        self.done: set[int] = set()
+        self.held: dict[str, list[Array]] = {}
+        self.spilled: tempfile.TemporaryDirectory[str] | None = None
+        self.bytes = 0
+
+    def compute(self, names: Iterable[str]) -> None:
+        """Makes tensors available to `get` until the next call.
+
+        Raises:
+            ModelError: ONNX Runtime can't run the part.
+        """
+        wanted = [n for n in dict.fromkeys(names) if n not in self.flow.inputs and n not in self.flow.initializers]
+        missing = [n for n in wanted if n not in self.held]
+        new = self.flow.ancestors(missing, self.done)
+        self.done |= {k for k in new if self.flow.varying[k]}
+        made = {o for k in new for o in self.flow.nodes[k].output if o}
+        outputs = [n for n in made if n in missing or (self.flow.varying[self.flow.producer[n]] and self.awaited(n))]
+        if outputs:
+            self.run(sorted(new), sorted(outputs))
+        for name in [n for n in self.held if n not in wanted and not self.awaited(n)]:
+            self.drop(name)
+
+    def awaited(self, name: str) -> bool:
+        """A node that has not run reads it."""
+        return any(k not in self.done for k, _ in self.flow.readers.get(name, ()))
+
+    def get(self, name: str, batch: int, feeds: Mapping[str, Array]) -> Array:
+        """A tensor of one batch."""
+        if name in self.flow.inputs:
+            return feeds[name]
+        held = self.held.get(name)
+        if held is None:
+            constant = self.weights.get(name)
+            return numpy_helper.to_array(self.flow.initializers[name]) if constant is None else constant
+        return held[batch]
+
+    def run(self, nodes: Sequence[int], outputs: Sequence[str]) -> None:
+        """Runs some nodes over all batches and keeps some of their outputs."""
+        import onnxruntime as ort
+
+        made = {o for k in nodes for o in self.flow.nodes[k].output}
+        read = {n for k in nodes for n in self.flow.reads(k)} - made
+        inputs = [n for n in sorted(read) if n in self.flow.inputs or n in self.held]
+        try:
+            options = ort.SessionOptions()
+            options.log_severity_level = 4
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+            part = self.part(nodes, inputs, outputs, read)
+            session = ort.InferenceSession(part.SerializeToString(), options, providers=["CPUExecutionProvider"])
+            results: dict[str, list[Array]] = {n: [] for n in outputs}
+            for b, batch in enumerate(self.samples.batches):
+                given = {n: self.get(n, b, batch.feeds) for n in inputs}
+                for name, array in zip(outputs, session.run(list(outputs), given), strict=True):
+                    results[name].append(self.kept(array))
+        except Exception as error:
+            first = self.flow.nodes[nodes[0]]
+            raise ModelError(
+                f"ONNX Runtime can't run the model on the calibration samples, in the part from node "
+                f"{first.name or first.output[0]!r} on: {first_line(error)}"
+            ) from error
+        self.held |= results
+
+    def part(self, nodes: Sequence[int], inputs: Sequence[str], outputs: Sequence[str], read: set[str]) -> onnx.ModelProto:
+        """A model of some nodes."""
+        infos = []
+        for name in inputs:
+            if name in self.flow.inputs:
+                infos.append(self.flow.inputs[name])
+            else:
+                kind = helper.np_dtype_to_tensor_dtype(self.held[name][0].dtype)
+                infos.append(helper.make_tensor_value_info(name, kind, None))
+        weights = []
+        for name in sorted(read & self.flow.initializers.keys()):
+            changed = self.weights.get(name)
+            weights.append(self.flow.initializers[name] if changed is None else numpy_helper.from_array(changed, name))
+        graph = helper.make_graph(
+            [self.flow.nodes[k] for k in nodes],
+            "part",
+            infos,
+            [helper.make_empty_tensor_value_info(n) for n in outputs],
+            weights,
+        )
+        return helper.make_model(graph, opset_imports=self.model.opset_import, ir_version=self.model.ir_version)
+
+    def kept(self, array: Array) -> Array:
+        """The array, in a file where memory is full."""
+        self.bytes += array.nbytes
+        if self.bytes <= self.budget or array.nbytes < 1 << 16:
+            return array
+        self.bytes -= array.nbytes
+        if self.spilled is None:
+            self.spilled = tempfile.TemporaryDirectory(prefix="onnxprune-")
+        with tempfile.NamedTemporaryFile(dir=self.spilled.name, suffix=".npy", delete=False) as file:
+            np.save(file, array)
+        return np.asarray(np.load(file.name, mmap_mode="r"))
+
+    def drop(self, name: str) -> None:
+        """Forgets a tensor."""
+        for array in self.held.pop(name):
+            base = array if isinstance(array, np.memmap) else array.base
+            if isinstance(base, np.memmap):
+                Path(str(base.filename)).unlink(missing_ok=True)
+            else:
+                self.bytes -= array.nbytes
