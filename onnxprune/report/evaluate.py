@@ -14,7 +14,6 @@ the input itself: the model is an autoencoder.
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,12 +22,13 @@ from typing import Any, Literal
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import helper
 
+from onnxprune.calibrate.arrays import read_npz
+from onnxprune.calibrate.pixels import PixelInput, pixel_input, stored_images, stored_preprocess
+from onnxprune.calibrate.signature import Input, described, inputs_of, listed
 from onnxprune.errors import ModelError
 from onnxprune.proof.session import first_line
 from onnxprune.report.latency import open_optimized
-from onnxprune.shapes.dims import graph_inputs
 
 Array = NDArray[Any]
 
@@ -64,10 +64,8 @@ class EvalData:
 
     Attributes:
         path: the npz file.
-        arrays: input name -> `(N, ...)`, still uint8 where they are images to normalise.
-        images: name of the input whose array is normalised; None where none is.
-        mean: subtracted from x / 255, broadcast over the layout of the input.
-        std: divisor, likewise.
+        arrays: input name -> `(N, ...)`; images to normalise are still uint8 `(N, H, W, C)`.
+        images: the input that they go to; None where the arrays are what the model takes.
         dtypes: input name -> element type.
         batch: samples per run; fixed by the model, or chosen.
         labels: `(N,)`.
@@ -76,9 +74,7 @@ class EvalData:
 
     path: Path
     arrays: dict[str, Array]
-    images: str | None
-    mean: Array
-    std: Array
+    images: PixelInput | None
     dtypes: dict[str, np.dtype[Any]]
     batch: int
     labels: Array | None
@@ -97,10 +93,9 @@ class EvalData:
             yield start, count, {name: self._prepared(name, array[rows]) for name, array in self.arrays.items()}
 
     def _prepared(self, name: str, values: Array) -> Array:
-        dtype = self.dtypes[name]
-        if name == self.images and dtype.kind not in "iu":
-            values = (values.astype(np.float32) / 255 - self.mean) / self.std
-        return np.ascontiguousarray(values.astype(dtype, copy=False))
+        if self.images:
+            return self.images.feed(values)
+        return np.ascontiguousarray(values.astype(self.dtypes[name], copy=False))
 
 
 def load_data(path: Path, model: onnx.ModelProto) -> EvalData:
@@ -109,32 +104,30 @@ def load_data(path: Path, model: onnx.ModelProto) -> EvalData:
     Raises:
         ModelError: the file can't be read, or its arrays don't fit the model.
     """
-    held = _read(path)
-    inputs = graph_inputs(model)
-    dtypes = {i.name: np.dtype(helper.tensor_dtype_to_np_dtype(i.type.tensor_type.elem_type)) for i in inputs}
-    mean, std = np.zeros(1, np.float32), np.ones(1, np.float32)
+    held = read_npz(path)
+    inputs = inputs_of(model)
     images = None
     if inputs and all(i.name in held for i in inputs):
         arrays = {i.name: held[i.name] for i in inputs}
+        for i in inputs:
+            i.check_shape(str(path), arrays[i.name])
     elif "images" in held and len(inputs) == 1:
-        images = inputs[0].name
-        pixels, channels_last = _image_layout(path, held["images"], inputs[0])
-        arrays = {images: pixels}
-        mean = _per_channel(path, "mean", held.get("mean", mean), pixels, channels_last)
-        std = _per_channel(path, "std", held.get("std", std), pixels, channels_last)
+        pixels = stored_images(str(path), "images", held["images"])
+        images = pixel_input(str(path), inputs[0], pixels.shape[3], stored_preprocess(str(path), held))
+        images.check_size(str(path), pixels.shape[1:3])
+        arrays = {inputs[0].name: pixels}
     else:
         raise ModelError(
-            f"{path}: has the arrays {_listed(held)}, but needs one for each input of the model "
-            f"({_listed(dtypes)}), or 'images' for a model with one input"
+            f"{path}: has the arrays {listed(held)}, but needs one for each input of the model "
+            f"({listed(i.name for i in inputs)}), or 'images' for a model with one input"
         )
-    for i in inputs:
-        _check_shape(path, i, arrays[i.name])
     labels = held.get("labels")
     if labels is not None and (labels.ndim != 1 or labels.dtype.kind not in "iu"):
-        raise ModelError(f"{path}: 'labels' has to be integers (N,), not {_described(labels)}")
+        raise ModelError(f"{path}: 'labels' has to be integers (N,), not {described(labels)}")
     samples = _samples(path, arrays if labels is None else {**arrays, "labels": labels})
-    targets = {n: a for n, a in held.items() if n not in dtypes and a.ndim and len(a) == samples}
-    return EvalData(path, arrays, images, mean, std, dtypes, _batch(path, inputs), labels, targets)
+    targets = {n: a for n, a in held.items() if n not in arrays and a.ndim and len(a) == samples}
+    dtypes = {i.name: i.dtype for i in inputs}
+    return EvalData(path, arrays, images, dtypes, _batch(path, inputs), labels, targets)
 
 
 def _samples(path: Path, arrays: Mapping[str, Array]) -> int:
@@ -144,9 +137,9 @@ def _samples(path: Path, arrays: Mapping[str, Array]) -> int:
     return max(counts.values())
 
 
-def _batch(path: Path, inputs: Sequence[onnx.ValueInfoProto]) -> int:
+def _batch(path: Path, inputs: Sequence[Input]) -> int:
     """Samples per run: what the model fixes, else our choice."""
-    fixed = {n for n in (_fixed(i, 0) for i in inputs) if n}
+    fixed = {n for n in (i.fixed(0) for i in inputs) if n}
     if len(fixed) > 1:
         raise ModelError(f"{path}: the model's inputs have different fixed first dimensions {sorted(fixed)}")
     return fixed.pop() if fixed else _BATCH
@@ -214,67 +207,3 @@ def _is_scores(array: Array, largest: int) -> bool:
 
 def _classes(array: Array) -> Array:
     return array if array.ndim == 1 else array.reshape(len(array), -1).argmax(axis=1)
-
-
-def _read(path: Path) -> dict[str, Array]:
-    try:
-        archive = np.load(path, allow_pickle=False)
-        if isinstance(archive, np.ndarray):
-            raise ModelError(f"{path}: holds one array; save named arrays with numpy.savez")
-        with archive:
-            held = {name: archive[name] for name in archive.files}
-    except FileNotFoundError:
-        raise ModelError(f"{path}: no such file; check the path") from None
-    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
-        raise ModelError(f"{path}: is no npz file of plain arrays ({first_line(error)})") from None
-    # Members of the archive that are no arrays come as bytes.
-    return {name: array for name, array in held.items() if isinstance(array, np.ndarray)}
-
-
-def _image_layout(path: Path, images: Array, value: onnx.ValueInfoProto) -> tuple[Array, bool]:
-    """Images in the layout of the input, and whether its channels come last."""
-    if images.dtype != np.uint8 or images.ndim not in (3, 4):
-        raise ModelError(f"{path}: 'images' has to be uint8 (N, H, W) or (N, H, W, C), not {_described(images)}")
-    if images.ndim == 3:
-        images = images[..., np.newaxis]
-    dims = value.type.tensor_type.shape.dim
-    if len(dims) == 4:
-        fixed = [_fixed(value, axis) for axis in range(4)]
-        fits_first = fixed[1] in (None, images.shape[3])
-        fits_last = fixed[3] in (None, images.shape[3]) and fixed[1] in (None, images.shape[1])
-        if fits_last and not fits_first:
-            return images, True
-        return images.transpose(0, 3, 1, 2), False
-    if len(dims) == 3 and images.shape[3] == 1:
-        return images[..., 0], True
-    raise ModelError(f"{path}: 'images' can't be fed to input {value.name!r} of rank {len(dims)}")
-
-
-def _per_channel(path: Path, name: str, values: Array, images: Array, channels_last: bool) -> Array:
-    values = np.asarray(values, np.float32).ravel()
-    channels = images.shape[-1 if channels_last else 1] if images.ndim == 4 else 1
-    if values.size not in (1, channels):
-        raise ModelError(f"{path}: {name!r} has {values.size} values; give one, or one for each of {channels} channels")
-    return values if channels_last or images.ndim != 4 else values.reshape(-1, 1, 1)
-
-
-def _check_shape(path: Path, value: onnx.ValueInfoProto, array: Array) -> None:
-    rank = len(value.type.tensor_type.shape.dim)
-    wanted = [_fixed(value, axis) for axis in range(rank)]
-    fits = array.ndim == rank and all(n in (None, m) for n, m in zip(wanted[1:], array.shape[1:], strict=True))
-    if value.type.tensor_type.HasField("shape") and not fits:
-        shape = ["N", *("?" if n is None else n for n in wanted[1:])]
-        raise ModelError(f"{path}: {_described(array)} does not fit input {value.name!r} {shape}".replace("'N'", "N"))
-
-
-def _fixed(value: onnx.ValueInfoProto, axis: int) -> int | None:
-    dims = value.type.tensor_type.shape.dim
-    return dims[axis].dim_value if axis < len(dims) and dims[axis].dim_value > 0 else None
-
-
-def _described(array: Array) -> str:
-    return f"{array.dtype} {list(array.shape)}"
-
-
-def _listed(names: Mapping[str, Any]) -> str:
-    return ", ".join(repr(n) for n in names) or "none"

@@ -1,0 +1,1 @@
+"""Calibration data, in the forms people have it."""

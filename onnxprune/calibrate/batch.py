@@ -1,0 +1,118 @@
+"""Samples, and the batches a model is run with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+Feeds = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Feeds of one run.
+
+    Attributes:
+        feeds: input name -> array of the model's dtype, `(N, ...)` where the model has a batch axis.
+        count: samples that count, the first ones; the others are repeats that fill up a batch the model fixes.
+    """
+
+    feeds: Feeds
+    count: int
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Calibration samples, to be iterated any number of times in the same order.
+
+    Attributes:
+        batches: one for each run. A folder is read anew in every pass, so that it need not fit into memory.
+        count: number of samples.
+        origin: one line for the report, such as `512 samples of calibration.npz`.
+        synthetic: random numbers, for lack of data.
+        mask: name of the input `(N, S)` whose zeros mark padding positions; None where there is none.
+    """
+
+    batches: Sequence[Batch]
+    count: int
+    origin: str
+    synthetic: bool
+    mask: str | None
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Samples that lie together: in one file, or in what a generator yields.
+
+    Attributes:
+        count: how many.
+        rows: feeds of the samples `[start, stop)`.
+        shape: samples with the same can be stacked, `(input, size, size, ...)` each; None where the model has no batch
+            axis: the chunk is one run.
+    """
+
+    count: int
+    rows: Callable[[int, int], Feeds]
+    shape: tuple[Any, ...] | None
+
+
+class _Piece(NamedTuple):
+    chunk: Chunk
+    start: int
+    stop: int
+
+
+class Batches(Sequence[Batch]):
+    """Batches that are put together when they are asked for; none is kept.
+
+    Samples are stacked in order, those of different shapes in different batches.
+
+    Args:
+        chunks: where the samples lie.
+        size: samples of a batch.
+        fixed: the model takes no other number: what is missing in a batch is its last sample, repeated.
+    """
+
+    def __init__(self, chunks: Iterable[Chunk], size: int, *, fixed: bool) -> None:
+        self._fill = size if fixed else 0
+        self._plan: list[list[_Piece]] = []
+        unfilled: dict[tuple[Any, ...], tuple[list[_Piece], int]] = {}
+        for chunk in chunks:
+            if chunk.shape is None:
+                self._plan.append([_Piece(chunk, 0, chunk.count)])
+                continue
+            start = 0
+            while start < chunk.count:
+                pieces, room = unfilled.pop(chunk.shape, ([], size))
+                if not pieces:
+                    self._plan.append(pieces)
+                stop = min(start + room, chunk.count)
+                pieces.append(_Piece(chunk, start, stop))
+                if stop - start < room:
+                    unfilled[chunk.shape] = pieces, room - (stop - start)
+                start = stop
+
+    def __len__(self) -> int:
+        return len(self._plan)
+
+    @overload
+    def __getitem__(self, index: int) -> Batch: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Batch]: ...
+    def __getitem__(self, index: int | slice) -> Batch | list[Batch]:
+        if isinstance(index, slice):
+            return [self._batch(pieces) for pieces in self._plan[index]]
+        return self._batch(self._plan[index])
+
+    def _batch(self, pieces: Sequence[_Piece]) -> Batch:
+        count = sum(stop - start for _, start, stop in pieces)
+        parts = [chunk.rows(start, stop) for chunk, start, stop in pieces]
+        feeds = parts[0] if len(parts) == 1 else {n: np.concatenate([part[n] for part in parts]) for n in parts[0]}
+        if count < self._fill and pieces[0].chunk.shape is not None:
+            rows = np.minimum(np.arange(self._fill), count - 1)
+            feeds = {n: array[rows] for n, array in feeds.items()}
+        return Batch({n: np.ascontiguousarray(array) if array.ndim else array for n, array in feeds.items()}, count)
