@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from onnxprune.plan.plan import Plan, load_plan
     from onnxprune.proof.oracle import Verification
     from onnxprune.report.report import Report
-    from onnxprune.select.criteria import criterion
+    from onnxprune.select.context import ScoreContext
+    from onnxprune.select.criteria import criterion, slice_criterion
     from onnxprune.trace.registry import layout, rule
 
 __version__ = "0.1.0"
@@ -29,8 +30,8 @@ _HOMES = {
     "OnnxPruneError": "errors", "ModelError": "errors", "UsageError": "errors", "VerificationError": "errors",
     "BudgetError": "errors", "PlanError": "errors", "NothingToPruneError": "errors",
     "Group": "groups.group", "Groups": "groups.group", "Plan": "plan.plan", "load_plan": "plan.plan",
-    "Report": "report.report", "criterion": "select.criteria", "rule": "trace.registry", "layout": "trace.registry",
-    "Verification": "proof.oracle",
+    "Report": "report.report", "criterion": "select.criteria", "slice_criterion": "select.criteria",
+    "ScoreContext": "select.context", "rule": "trace.registry", "layout": "trace.registry", "Verification": "proof.oracle",
 }  # fmt: skip
 __all__ = [
     "BudgetError",
@@ -43,6 +44,7 @@ __all__ = [
     "PlanError",
     "PruneResult",
     "Report",
+    "ScoreContext",
     "UsageError",
     "Verification",
     "VerificationError",
@@ -54,6 +56,7 @@ __all__ = [
     "load_plan",
     "prune",
     "rule",
+    "slice_criterion",
     "verify",
 ]
 

@@ -9,6 +9,7 @@ import typer
 from onnxprune.cli.apply import apply
 from onnxprune.cli.inspect import inspect
 from onnxprune.cli.prune import prune
+from onnxprune.cli.score import score
 from onnxprune.cli.screen import Screen
 from onnxprune.cli.verify import verify
 
@@ -26,7 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (prune, apply, verify, inspect):
+for command in (prune, apply, verify, inspect, score):
     app.command()(command)
 
 

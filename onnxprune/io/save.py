@@ -68,10 +68,19 @@ def save_text(text: str, path: str | os.PathLike[str]) -> None:
     Raises:
         UsageError: The output is a directory or in a folder that is missing or can't be written; the disk is full.
     """
+    save_bytes(text.encode(), path)
+
+
+def save_bytes(data: bytes, path: str | os.PathLike[str]) -> None:
+    """Writes a file, atomically.
+
+    Raises:
+        UsageError: As `save_text`.
+    """
     target = Path(path)
     _check_target(target, None)
     with _replacing(target) as file:
-        file.write(text.encode())
+        file.write(data)
 
 
 def _check_target(target: Path, source_path: str | os.PathLike[str] | None) -> None:

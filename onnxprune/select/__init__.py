@@ -1,1 +1,1 @@
-"""Selection: which units go. Criteria score slices of weights, an allocation turns scores into removals."""
+"""Selection: which units go. Criteria score units by their weights and activations, an allocation chooses by score."""

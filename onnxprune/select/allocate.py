@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from onnxprune.errors import UsageError
 from onnxprune.groups.classes import Ids
 from onnxprune.groups.group import Group, Groups
-from onnxprune.select.criteria import class_scores
+from onnxprune.select.context import ScoreContext
+from onnxprune.select.criteria import score
 
 Ranking = Literal["local", "global"]
 Attention = Literal["heads", "head-dim", "both", "off"]
@@ -121,17 +122,21 @@ def _asked(group: Group, attention: Attention) -> bool:
     return group.kind == attention or not group.alternatives
 
 
-def allocate(groups: Groups, options: Options) -> list[Choice]:
+def allocate(groups: Groups, options: Options, context: ScoreContext | None = None) -> list[Choice]:
     """Chooses what goes.
 
+    Args:
+        groups: result of `analyze`.
+        options: what the user asked for.
+        context: what criteria see; where not given, the weights alone.
+
     Raises:
-        UsageError: a glob matches nothing, or the criterion is unknown.
+        UsageError: a glob matches nothing, the criterion is unknown or needs data that is not there.
     """
-    scores = class_scores(groups, options.criterion)
-    choices = []
-    for group in candidates(groups, options):
-        values = [np.array([scores[u].sum() for u in b]) for b in group.buckets]
-        choices.append(Choice(group, [[] for _ in group.buckets], values))
+    wanted = candidates(groups, options)
+    scores = score(context or ScoreContext(groups), options.criterion)
+    of_group = {group.id: values for group, values in zip(groups.groups, scores, strict=True)}
+    choices = [Choice(group, [[] for _ in group.buckets], of_group[group.id]) for group in wanted]
     counts = _global(choices, options) if options.ranking == "global" else [_local(c, options) for c in choices]
     for choice, count in zip(choices, counts, strict=True):
         count = _rounded(choice.group, count, options)

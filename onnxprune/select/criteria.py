@@ -1,58 +1,92 @@
-"""Criteria: how important a slice of a weight is. The importance of a unit is the sum over all its slices.
+"""Criteria: how important each unit is. One decorator registers ours and anybody's.
+
+The simple form judges slices of one weight; the importance of a unit is the sum over all its slices:
+
+    from onnxprune import slice_criterion
+
+    @slice_criterion("mean-abs")
+    def mean_abs(slices):  # (n, elements) -> (n,)
+        return abs(slices).mean(axis=1)
+
+The full form sees everything at once (`ScoreContext`) and returns an importance for every element of every group:
 
     from onnxprune import criterion
 
-    @criterion("mean-abs")
-    def mean_abs(slices):
-        return abs(slices).mean(axis=1)
+    @criterion("loudness", needs_data=True)
+    def loudness(context):
+        values = np.zeros(context.groups.classes.count)
+        ...
+        return context.gather(values)
 
 A package offers its criteria by an entry point in the group `onnxprune.criteria` that names a module which registers them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from onnxprune.errors import UsageError
 from onnxprune.groups.group import Groups
-from onnxprune.io.surgeon import constant_array
-from onnxprune.surgery.apply import stored_weights
+from onnxprune.select.context import Floats, ScoreContext, Scores, SliceFunction
 
-Criterion = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+CriterionFunction = Callable[[ScoreContext], Sequence[Sequence[Floats]]]
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """A registered criterion.
+
+    Attributes:
+        function: from the context to importances.
+        needs_data: it reads `ScoreContext.statistics`.
+    """
+
+    function: CriterionFunction
+    needs_data: bool = False
+
+
 _criteria: dict[str, Criterion] = {}
 
 
-def criterion(name: str) -> Callable[[Criterion], Criterion]:
-    """Registers a criterion: from slices `(n, elements)` of a weight to an importance `(n,)` that adds up over weights."""
+def criterion(name: str, *, needs_data: bool = False) -> Callable[[CriterionFunction], CriterionFunction]:
+    """Registers a criterion: from a `ScoreContext` to one array of importances for each bucket of each group.
 
-    def register(function: Criterion) -> Criterion:
-        _criteria[name] = function
+    Args:
+        name: what users ask for; a later registration replaces an earlier one.
+        needs_data: it is only called with statistics of activations.
+    """
+
+    def register(function: CriterionFunction) -> CriterionFunction:
+        _criteria[name] = Criterion(function, needs_data)
         return function
 
     return register
 
 
-@criterion("l1")
-def l1(slices: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Sum of magnitudes (Li et al. 2017, "Pruning Filters for Efficient ConvNets", section 3.1)."""
-    return np.asarray(np.abs(slices).sum(axis=1))
+def slice_criterion(name: str) -> Callable[[SliceFunction], SliceFunction]:
+    """Registers a criterion: from slices `(n, elements)` of a weight to an importance `(n,)` that adds up over weights."""
 
+    def register(function: SliceFunction) -> SliceFunction:
+        _criteria[name] = Criterion(lambda context: context.sum_slices(function))
+        return function
 
-@criterion("l2")
-def l2(slices: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Sum of squares, which ranks like the Euclidean norm over all coupled weights (Fang et al. 2023, "DepGraph", eq. 5)."""
-    return np.asarray(np.einsum("ij,ij->i", slices, slices))
+    return register
 
 
 @cache
 def _load() -> None:
+    """Loads the criteria of this package, then those of entry points."""
+    from importlib import import_module
     from importlib.metadata import entry_points
 
+    registered = dict(_criteria)
+    for family in ("weight_criteria", "activation_criteria"):
+        import_module(f"onnxprune.select.{family}")
+    _criteria.update(registered)  # what a user registered before replaces ours of the same name
     for entry in entry_points(group="onnxprune.criteria"):
         entry.load()
 
@@ -63,39 +97,48 @@ def criteria() -> list[str]:
     return sorted(_criteria)
 
 
-def class_scores(groups: Groups, name: str) -> NDArray[np.float64]:
-    """Importance of every class `(classes,)`: the sum over all slices of stored weights that carry one of its labels.
+def find(name: str) -> Criterion:
+    """The criterion of a name.
 
     Raises:
-        UsageError: no such criterion.
+        UsageError: there is none.
     """
     _load()
     if name not in _criteria:
         raise UsageError(f"unknown criterion {name!r}; there are {', '.join(criteria())}")
-    function = _criteria[name]
-    classes = groups.classes
-    scores = np.zeros(classes.count)
-    constants = stored_weights(groups.trace.graph)
-    prunable = np.zeros(classes.count, np.bool_)
-    for group in groups.groups:
-        for bucket in group.buckets:
-            for unit in bucket:
-                prunable[unit] = True
-    for weight in groups.trace.weights.values():
-        wanted = {a: labels for a, labels in weight.labels.items() if prunable[classes.of_label[labels]].any()}
-        if not weight.stored or not wanted:
-            continue
-        array = _floats(constant_array(constants[weight.name]))
-        for axis, labels in wanted.items():
-            blocks = 1 if labels.ndim == 1 else len(labels)
-            for part, own in zip(np.split(array, blocks, axis=0), np.atleast_2d(labels), strict=True):
-                slices = np.moveaxis(part, axis, 0)
-                if slices.shape[0] != own.size:  # axis 0 itself in blocks of its own
-                    slices = slices.reshape(own.size, -1)
-                values = function(slices.reshape(own.size, -1))
-                np.add.at(scores, classes.of_label[own], values)
-    return scores
+    return _criteria[name]
 
 
-def _floats(array: NDArray[Any]) -> NDArray[Any]:
-    return array if array.dtype in (np.float32, np.float64) else array.astype(np.float32)
+def score(context: ScoreContext, name: str) -> Scores:
+    """Importances of all elements of all groups: finite, so that what a criterion can't judge counts as most important.
+
+    Raises:
+        UsageError: no such criterion, it needs data and there is none, or it returns something else than importances.
+    """
+    found = find(name)
+    if found.needs_data and context.statistics is None:
+        raise UsageError(f"criterion {name!r} judges activations and needs samples of the model's inputs; l2 needs none")
+    raw = found.function(context)
+    _check(context.groups, raw, name)
+    return Scores([[_finite(bucket) for bucket in group] for group in raw], getattr(raw, "curves", None))
+
+
+def _check(groups: Groups, raw: Sequence[Sequence[Floats]], name: str) -> None:
+    expected = [[(len(bucket),) for bucket in group.buckets] for group in groups.groups]
+    try:
+        given = [[np.shape(bucket) for bucket in group] for group in raw]
+    except TypeError:
+        given = []
+    if given != expected:
+        raise UsageError(
+            f"criterion {name!r} does not return one array for each bucket of each group; "
+            "a function of slices alone is registered with `slice_criterion`"
+        )
+
+
+def _finite(values: Floats) -> Floats:
+    values = np.array(values, np.float64)
+    known = np.isfinite(values)
+    if not known.all():
+        values[~known] = 2 * np.abs(values[known]).max(initial=0.5)
+    return values

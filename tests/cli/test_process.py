@@ -19,10 +19,10 @@ from tests.cli.conftest import COMMAND, make
 @pytest.mark.parametrize("arguments", [["--help"], []])
 def test_help_fits_one_screen(environment, arguments):
     done = subprocess.run([*COMMAND, *arguments], env=environment, capture_output=True, text=True)
-    lines = done.stdout.splitlines()
+    lines = done.stdout.strip().splitlines()
     assert len(lines) < 24
     assert max(map(len, lines)) <= 80
-    for word in ("prune", "apply", "verify", "inspect", "Exit codes", "--version", "--debug"):
+    for word in ("prune", "apply", "verify", "inspect", "score", "Exit codes", "--version", "--debug"):
         assert word in done.stdout
 
 

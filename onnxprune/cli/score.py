@@ -1,0 +1,94 @@
+"""`onnxprune score`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from onnxprune.cli import values
+from onnxprune.cli.screen import Screen
+
+if TYPE_CHECKING:
+    from onnxprune.report.ranking import GroupRanking, InitializerRanking
+
+
+def score(
+    context: typer.Context,
+    source: Annotated[Path, typer.Argument(metavar="MODEL", help="Model to look at.", show_default=False)],
+    criterion: Annotated[str, typer.Option(metavar="NAME", help="Importance of a unit.")] = "l2",
+    top: Annotated[int, typer.Option(metavar="N", min=0, help="Name the N least and most important of each.")] = 3,
+    width: Annotated[bool, typer.Option("--width", help="Also groups that a statistic runs over (inexact).")] = False,
+    shape: Annotated[list[str] | None, typer.Option(metavar="NAME=N,N,...", help="Shape of an input. Repeatable.")] = None,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Seed of criteria that draw numbers.")] = 0,
+    plot: Annotated[Path | None, typer.Option(metavar="PNG|SVG", help="Write a figure (needs matplotlib).")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")] = False,
+) -> None:
+    """Rank the channels of every group and initializer."""
+    screen = cast(Screen, context.obj)
+    shapes = values.shapes(shape or [])
+    _check(criterion, plot)
+    values.check_outputs([source], [plot])
+    from onnxprune.api import analyze
+    from onnxprune.io.load import load_model
+    from onnxprune.report.ranking import rank_groups, rank_initializers
+    from onnxprune.select.context import ScoreContext
+    from onnxprune.select.criteria import score as score_units
+
+    model = load_model(source)
+    with screen.progress() as progress:
+        progress("analysing", 0.0)
+        seen = ScoreContext(analyze(model, width=width, shapes=shapes or None), seed=seed)
+        progress(f"scoring by {criterion}", 0.5)
+        groups = rank_groups(seen, score_units(seen, criterion))
+        initializers = rank_initializers(seen)
+    if plot:
+        _draw(groups, criterion, source, plot)
+    if json:
+        screen.document({"model": str(source), "criterion": criterion, **_document(groups, initializers)})
+    else:
+        _show(screen, groups, initializers, criterion, top)
+
+
+def _check(criterion: str, plot: Path | None) -> None:
+    from onnxprune.select.criteria import criteria
+
+    values.check_choice("--criterion", criterion, criteria())
+    if plot:
+        from onnxprune.report.plot import check_format, check_installed
+
+        check_format(plot)
+        check_installed()
+
+
+def _draw(groups: Sequence[GroupRanking], criterion: str, source: Path, plot: Path) -> None:
+    from onnxprune.io.save import save_bytes
+    from onnxprune.report.plot import ranking_plot
+
+    save_bytes(ranking_plot(groups, criterion, source.name, plot.suffix.lower().lstrip(".")), plot)
+
+
+def _show(
+    screen: Screen, groups: Sequence[GroupRanking], initializers: Sequence[InitializerRanking], criterion: str, top: int
+) -> None:
+    from rich.text import Text
+
+    from onnxprune.report.ranking import groups_ranking_table, initializers_ranking_table, ranking_notes
+    from onnxprune.report.tables import notes_table
+
+    if groups:
+        screen.show(Text(f"groups by {criterion}", "bold"), groups_ranking_table(groups, top))
+    if initializers:
+        table = initializers_ranking_table(initializers, top, verbose=screen.verbose)
+        screen.show(Text("initializers by themselves", "bold"), table)
+    screen.show(notes_table(ranking_notes(groups, initializers, verbose=screen.verbose)))
+
+
+def _document(groups: Sequence[GroupRanking], initializers: Sequence[InitializerRanking]) -> dict[str, Any]:
+    return {
+        "groups": [{**asdict(g), "ranked": g.ranked} for g in groups],
+        "initializers": [{**asdict(i), "ranked": [int(k) for k in i.ranked]} for i in initializers],
+    }
