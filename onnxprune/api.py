@@ -7,10 +7,12 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, get_args
 
 import onnx
 
-from onnxprune.errors import NothingToPruneError, PlanError, VerificationError
+from onnxprune.calibrate.batch import Samples
+from onnxprune.errors import NothingToPruneError, PlanError, UsageError, VerificationError
 from onnxprune.groups.build import build
 from onnxprune.groups.classes import Mask
 from onnxprune.groups.group import Groups
@@ -20,13 +22,20 @@ from onnxprune.plan.plan import Plan, alive_of, make_plan
 from onnxprune.prepare.prepare import Prepared, prepare
 from onnxprune.proof.check import Checker, alive_after, default_tolerance
 from onnxprune.proof.oracle import Verification
+from onnxprune.recover.reconstruct import reconstruct as fit
+from onnxprune.recover.solve import Mode
 from onnxprune.report.report import Report, count_params, rows, total_macs
 from onnxprune.select.allocate import Attention, Options, Ranking, allocate
+from onnxprune.select.context import ScoreContext
+from onnxprune.select.criteria import find
+from onnxprune.statistics.channels import channel_statistics
+from onnxprune.statistics.stream import at_hand
 from onnxprune.surgery.apply import apply_alive
 from onnxprune.trace.tracer import trace
 
 Source = str | os.PathLike[str] | onnx.ModelProto
 Progress = Callable[[str, float], None]
+Data = Any  # whatever `onnxprune.calibrate.read.read_samples` takes
 
 
 @dataclass
@@ -49,7 +58,7 @@ def prune(
     *,
     ratio: float = 0.5,
     ratios: Mapping[str, float] | None = None,
-    criterion: str = "l2",
+    criterion: str | None = None,
     ranking: Ranking = "local",
     round_to: int = 1,
     min_channels: int = 1,
@@ -57,18 +66,23 @@ def prune(
     only: Sequence[str] = (),
     attention: Attention = "heads",
     width: bool = False,
+    data: Data = None,
+    samples: int = 512,
+    mask: str | None = None,
+    reconstruct: Mode | None = None,
+    memory: int = 2 << 30,
     shapes: Mapping[str, Sequence[int]] | None = None,
     check: bool = True,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> PruneResult:
-    """Removes the least important units of every group, and proves the surgery.
+    """Removes the least important units of every group, proves the surgery, and makes up for what went.
 
     Args:
         model: path or model; not changed.
         ratio: share of each group's units that goes, 0 <= ratio < 1.
         ratios: the same for groups that match a glob (of group id, initializer or node); the last match counts.
-        criterion: name of a registered criterion, `l1` or `l2`.
+        criterion: name of a registered criterion; `obs` with data and `l2` without where not given.
         ranking: `local` takes the share from each group, `global` from all of them together.
         round_to: kept widths are multiples of this where the group is wide enough.
         min_channels: units that stay in each group.
@@ -76,6 +90,13 @@ def prune(
         only: globs of what may go; all else stays.
         attention: what goes of attention: `heads`, `head-dim`, `both` or `off`.
         width: prune inexact groups too (the width of residual streams with normalization over channels).
+        data: unlabelled calibration samples in any form that `onnxprune.calibrate.read.read_samples` knows; `synthetic` for
+            seeded random ones.
+        samples: how many of them.
+        mask: input whose zeros mark padding.
+        reconstruct: how far the remaining weights are fitted to what the source computes: `none`, `bias`, `affine` or `lsq`
+            (all weights); `lsq` with data where not given.
+        memory: bytes of activations that are held; what goes beyond lies in temporary files.
         shapes: concrete shapes of inputs with symbolic dimensions; chosen where not given.
         check: verify with random inputs, and put back groups that fail.
         seed: of the random inputs.
@@ -86,8 +107,11 @@ def prune(
         UsageError: an option is out of range or a glob matches nothing.
         NothingToPruneError: no unit can go.
     """
+    if reconstruct not in (None, *get_args(Mode)):
+        raise UsageError(f"reconstruct {reconstruct!r} is none of {', '.join(get_args(Mode))}")
+    name = criterion or ("l2" if data is None else "obs")
     options = Options(
-        ratio, dict(ratios or {}), criterion, ranking, round_to, min_channels, tuple(ignore), tuple(only), attention
+        ratio, dict(ratios or {}), name, ranking, round_to, min_channels, tuple(ignore), tuple(only), attention
     )
     tell = progress or (lambda stage, done: None)
     clock = _Clock()
@@ -97,8 +121,15 @@ def prune(
     tell("trace", 0.1)
     prepared, groups = _analyze(source, width, shapes)
     clock("trace")
+    found = None if data is None else at_hand(_samples(data, source, samples, mask, shapes, seed), memory // 4)
+    statistics = None
+    if found is not None and find(name).needs_data:
+        inner = _part(tell, 0.15, 0.3)
+        statistics = channel_statistics(prepared.model, groups, found, budget=memory // 2, progress=inner)
+        clock("statistics")
     tell("select", 0.3)
-    choices = [c for c in allocate(groups, options) if c.count]
+    context = ScoreContext(groups, statistics, seed)
+    choices = [c for c in allocate(groups, options, context) if c.count]
     if not choices:
         raise NothingToPruneError(_nothing(groups, options))
     clock("select")
@@ -112,6 +143,16 @@ def prune(
     if not choices:
         raise NothingToPruneError(f"no group passed its check: {checker.put_back[0].reason}")
     alive = alive_after(groups, choices)
+    recovery = None
+    if found is not None and reconstruct != "none":
+        mode = reconstruct or "lsq"
+        inner = _part(tell, 0.5, 0.95)
+        recovery = fit(prepared, groups, alive, pruned, found, mode=mode, budget=memory // 4, progress=inner)
+        pruned = recovery.model
+        clock("reconstruction")
+        if check and verification is not None and all(c.group.exact for c in choices):
+            verification = checker.verify(pruned, alive) or verification
+            clock("verification of the result")
     plan = make_plan(sha256_model(source), groups, choices, alive)
     report = Report(
         count_params(groups),
@@ -129,6 +170,9 @@ def prune(
         checker.unverified if check else "not asked for",
         dict(prepared.shapes),
         clock.seconds,
+        "" if found is None else found.origin,
+        name,
+        [] if recovery is None else recovery.fits,
     )
     clock("report")
     tell("done", 1.0)
@@ -206,6 +250,27 @@ class _Clock:
         now = time.perf_counter()
         self.seconds[stage] = now - self.last
         self.last = now
+
+
+def _samples(
+    data: Data,
+    source: onnx.ModelProto,
+    samples: int,
+    mask: str | None,
+    shapes: Mapping[str, Sequence[int]] | None,
+    seed: int,
+) -> Samples:
+    if isinstance(data, Samples):
+        return data
+    from onnxprune.calibrate.read import read_samples
+
+    given = None if isinstance(data, str) and data == "synthetic" else data
+    return read_samples(given, source, samples=samples, mask=mask, shapes=shapes, seed=seed)
+
+
+def _part(tell: Progress, start: float, stop: float) -> Progress:
+    """Progress of a part of the whole."""
+    return lambda stage, done: tell(stage, start + (stop - start) * done)
 
 
 def _model(model: Source) -> onnx.ModelProto:

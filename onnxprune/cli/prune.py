@@ -11,17 +11,19 @@ import typer
 
 from onnxprune.cli import values
 from onnxprune.cli.screen import Screen, to_json
-from onnxprune.errors import ModelError, NothingToPruneError, VerificationError
+from onnxprune.errors import ModelError, NothingToPruneError, UsageError, VerificationError
 
 if TYPE_CHECKING:
     import onnx
 
     from onnxprune.api import PruneResult
+    from onnxprune.calibrate.batch import Samples
     from onnxprune.report.evaluate import Score
     from onnxprune.report.latency import Latency
     from onnxprune.select.allocate import Attention, Ranking
 
 _CHOICE = "What goes"
+_DATA = "Calibration and recovery"
 _CHECKS = "Checks and measurements"
 _FILES = "Files and output"
 
@@ -40,8 +42,14 @@ def prune(
         ),
     ] = None,
     criterion: Annotated[
-        str, typer.Option(metavar="NAME", help="Importance of a unit: l1 or l2.", rich_help_panel=_CHOICE)
-    ] = "l2",
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Importance of a unit; obs with data, l2 without, unless given.",
+            rich_help_panel=_CHOICE,
+            show_default=False,
+        ),
+    ] = None,
     ranking: Annotated[
         str,
         typer.Option(
@@ -72,6 +80,34 @@ def prune(
         bool,
         typer.Option("--width", help="Also groups that a statistic runs over (inexact).", rich_help_panel=_CHOICE),
     ] = False,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH",
+            help="Unlabelled samples: npz, folder, file.py:function, or 'synthetic'.",
+            rich_help_panel=_DATA,
+        ),
+    ] = None,
+    samples: Annotated[int, typer.Option(metavar="N", min=1, help="Use at most N samples.", rich_help_panel=_DATA)] = 512,
+    preprocess: Annotated[
+        str | None,
+        typer.Option(metavar="KEY=VALUE,...", help="For images: size, mean, std ...", rich_help_panel=_DATA),
+    ] = None,
+    mask: Annotated[
+        str | None, typer.Option(metavar="INPUT", help="Input whose zeros mark padding.", rich_help_panel=_DATA)
+    ] = None,
+    reconstruct: Annotated[
+        str | None,
+        typer.Option(
+            metavar="none|bias|affine|lsq",
+            help="Fit what stays to what the source computes; lsq with data, unless given.",
+            rich_help_panel=_DATA,
+            show_default=False,
+        ),
+    ] = None,
+    memory_budget: Annotated[
+        float, typer.Option(metavar="GB", min=0.01, help="Activations held in memory.", rich_help_panel=_DATA)
+    ] = 2.0,
     shape: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME=N,N,...", help="Shape of an input. Repeatable.", rich_help_panel=_CHECKS),
@@ -101,8 +137,12 @@ def prune(
     """Prune a model, verify the result and measure it."""
     overall, by_glob = values.ratios(ratio or [])
     shapes = values.shapes(shape or [])
-    _check_choices(criterion, ranking, attention)
+    _check_choices(criterion, ranking, attention, reconstruct)
     values.check_outputs([source, evaluation], [output, plan_out, report_out])
+    if (reconstruct not in (None, "none") or preprocess or mask) and data is None:
+        raise UsageError(
+            "--reconstruct, --preprocess and --mask need calibration samples: give --data PATH or --data synthetic"
+        )
     run = _Run(cast(Screen, context.obj), source, output, shapes, seed)
     model = run.load(evaluation)
     options: dict[str, Any] = {
@@ -117,7 +157,11 @@ def prune(
         "attention": cast("Attention", attention),
         "width": width,
         "check": verify,
+        "reconstruct": reconstruct,
+        "memory": int(memory_budget * (1 << 30)),
     }
+    if data is not None:
+        options["data"] = run.read(model, data, samples, mask, preprocess)
     try:
         result = run.prune(model, options)
     except NothingToPruneError:
@@ -137,13 +181,17 @@ def prune(
         run.show(result, width=width)
 
 
-def _check_choices(criterion: str, ranking: str, attention: str) -> None:
+def _check_choices(criterion: str | None, ranking: str, attention: str, reconstruct: str | None) -> None:
     from typing import get_args
 
+    from onnxprune.recover.solve import Mode
     from onnxprune.select import allocate
     from onnxprune.select.criteria import criteria
 
-    values.check_choice("--criterion", criterion, criteria())
+    if criterion is not None:
+        values.check_choice("--criterion", criterion, criteria())
+    if reconstruct is not None:
+        values.check_choice("--reconstruct", reconstruct, get_args(Mode))
     values.check_choice("--ranking", ranking, get_args(allocate.Ranking))
     values.check_choice("--attention", attention, get_args(allocate.Attention))
 
@@ -177,6 +225,17 @@ class _Run:
                 progress("evaluating the model", 0.0)
                 self.before = self.score(self.source)
         return model
+
+    def read(self, model: onnx.ModelProto, data: str, samples: int, mask: str | None, preprocess: str | None) -> Samples:
+        """Finds the calibration samples and fits them to the model."""
+        from onnxprune.calibrate.preprocess import parse_preprocess
+        from onnxprune.calibrate.read import read_samples
+
+        chosen = parse_preprocess(preprocess) if preprocess else None
+        source = None if data == "synthetic" else data
+        return read_samples(
+            source, model, samples=samples, mask=mask, preprocess=chosen, shapes=self.shapes or None, seed=self.seed
+        )
 
     def prune(self, model: onnx.ModelProto, options: dict[str, Any]) -> PruneResult:
         """Prunes and verifies."""

@@ -23,6 +23,7 @@ from onnxprune.calibrate.batch import Batch, Samples
 from onnxprune.groups.classes import Mask
 from onnxprune.groups.group import Groups
 from onnxprune.prepare.prepare import Prepared
+from onnxprune.recover.fit import Fit
 from onnxprune.recover.solve import Mode, Solution, solve
 from onnxprune.recover.target import Chain, follow
 from onnxprune.statistics.channels import batch_size, counted_rows, spread
@@ -37,31 +38,6 @@ LARGEST = 4608  # taps times channels: beyond that a Gram matrix costs more than
 _ROWS = 10  # rows for each tap, where the samples have as many
 _LEAST, _MOST = 8192, 65536
 _HELD = 5  # every fifth sample judges
-
-
-@dataclass(frozen=True)
-class Fit:
-    """What became of one linear node; losses are shares of the variance of its output in the dense model.
-
-    Attributes:
-        node: name.
-        weight: name of the weight.
-        kind: `lsq`, `affine`, `bias` or `none` (the old weights were best, or it was refused).
-        lost_before: on held-out samples with the old weights.
-        lost_after: the same with the new ones.
-        lost_fitted: on the samples that were fitted.
-        strength: of the ridge.
-        reason: why it was left alone; empty otherwise.
-    """
-
-    node: str
-    weight: str
-    kind: str
-    lost_before: float = 0.0
-    lost_after: float = 0.0
-    lost_fitted: float = 0.0
-    strength: float = 0.0
-    reason: str = ""
 
 
 @dataclass

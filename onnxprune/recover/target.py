@@ -66,7 +66,7 @@ def follow(flow: Flow, linear: Linear, axis: int, rank: int, outputs: int) -> Ch
     """
     chain = Chain(_own_slot(flow, linear, outputs), np.ones(outputs))
     name = linear.y
-    while len(readers := flow.readers.get(name, ())) == 1 and name not in flow.outputs:
+    while len(readers := flow.readers.get(name, [])) == 1 and name not in flow.outputs:
         k, i = readers[0]
         node = flow.nodes[k]
         if node.op_type in ("Identity", "Dropout") or (node.op_type == "BatchNormalization" and i == 0 and axis == 1):

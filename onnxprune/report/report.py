@@ -10,6 +10,7 @@ import onnx_graphsurgeon as gs
 from onnxprune.groups.classes import Mask
 from onnxprune.groups.group import Frozen, Groups
 from onnxprune.proof.oracle import Verification
+from onnxprune.recover.fit import Fit
 from onnxprune.report.macs import node_macs
 from onnxprune.select.allocate import Choice
 from onnxprune.surgery.follow import pruned_shape
@@ -58,6 +59,9 @@ class Report:
         unverified: why there is no verification.
         shapes: input shapes of the trace.
         seconds: by stage.
+        calibration: where the samples came from; empty where there were none.
+        criterion: what the units were ranked by.
+        fits: what reconstruction did to each linear node behind a removal.
     """
 
     params_before: int
@@ -75,6 +79,9 @@ class Report:
     unverified: str = ""
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    calibration: str = ""
+    criterion: str = ""
+    fits: list[Fit] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""

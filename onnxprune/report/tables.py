@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -83,6 +84,7 @@ def result_notes(report: Report, *, verbose: bool, width: bool) -> list[Note]:
     cut = [g for g in report.groups if g.removed]
     units, of = sum(g.removed for g in cut), sum(g.units for g in cut)
     notes = [Note("removed", f"{units:,} of {of:,} units in {plural(len(cut), 'group')}")] if cut else []
+    notes += recovery_notes(report)
     notes.append(Note("MACs", f"of one run with {shapes_text(report.shapes)}"))
     notes += frozen_notes(report.frozen, verbose=verbose, width=width)
     notes += trouble_notes(report.unknown_ops, report.failures)
@@ -96,6 +98,26 @@ def result_notes(report: Report, *, verbose: bool, width: bool) -> list[Note]:
     if inexact:
         text = f"{', '.join(inexact)}: they change a statistic, so that the result was run, but is not comparable"
         notes.append(Note("not verified", text, "bold yellow"))
+    return notes
+
+
+def recovery_notes(report: Report) -> list[Note]:
+    """What the samples were, and how much of the outputs behind a removal is lost before and after reconstruction."""
+    if not report.calibration:
+        return []
+    notes = [Note("calibration", f"{report.calibration}; ranked by {report.criterion}")]
+    fitted = [f for f in report.fits if f.kind != "none"]
+    if fitted:
+        before, after = (median(getattr(f, name) for f in fitted) for name in ("lost_before", "lost_after"))
+        worst = max(fitted, key=lambda f: f.lost_after)
+        text = (
+            f"{len(fitted)} of {plural(len(report.fits), 'linear node')} fitted; output variance lost on held-out samples: "
+            f"median {before:.1%} before, {after:.1%} after; most at {worst.node!r}: {worst.lost_after:.1%}"
+        )
+        notes.append(Note("recovered", text))
+    refused = [f for f in report.fits if f.reason]
+    if refused:
+        notes.append(Note("not fitted", f"{plural(len(refused), 'linear node')}: {refused[0].reason}"))
     return notes
 
 

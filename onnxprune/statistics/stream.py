@@ -5,21 +5,62 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from onnxprune.calibrate.batch import Batch, Samples
 from onnxprune.errors import ModelError
 from onnxprune.proof.session import first_line
 from onnxprune.statistics.flow import Flow
 
-if TYPE_CHECKING:
-    from onnxprune.calibrate.batch import Samples
-
 Array = NDArray[Any]
+
+
+class Shelf:
+    """Arrays, in memory up to a number of bytes and in temporary files beyond it."""
+
+    def __init__(self, budget: int) -> None:
+        self.budget = budget
+        self.bytes = 0
+        self.folder: tempfile.TemporaryDirectory[str] | None = None
+
+    def put(self, array: Array) -> Array:
+        """The array, or one like it that lies in a file."""
+        if self.bytes + array.nbytes <= self.budget or array.nbytes < 1 << 16:
+            self.bytes += array.nbytes
+            return array
+        if self.folder is None:
+            self.folder = tempfile.TemporaryDirectory(prefix="onnxprune-")
+        with tempfile.NamedTemporaryFile(dir=self.folder.name, suffix=".npy", delete=False) as file:
+            np.save(file, array)
+        return np.asarray(np.load(file.name, mmap_mode="r"))
+
+    def drop(self, array: Array) -> None:
+        """Gives its place back."""
+        base = array if isinstance(array, np.memmap) else array.base
+        if isinstance(base, np.memmap):
+            Path(str(base.filename)).unlink(missing_ok=True)
+        else:
+            self.bytes -= array.nbytes
+
+
+def at_hand(samples: Samples, budget: int) -> Samples:
+    """The same samples, decoded once: they are read many times."""
+    shelf = Shelf(budget)
+    batches = [Batch({n: shelf.put(a) for n, a in b.feeds.items()}, b.count) for b in samples.batches]
+    return Samples(_Shelved(batches, shelf), samples.count, samples.origin, samples.synthetic, samples.mask)
+
+
+class _Shelved(list[Batch]):
+    """Batches, and the files they lie in."""
+
+    def __init__(self, batches: list[Batch], shelf: Shelf) -> None:
+        super().__init__(batches)
+        self.shelf = shelf
 
 
 class Stream:
@@ -35,13 +76,12 @@ class Stream:
     """
 
     def __init__(self, model: onnx.ModelProto, samples: Samples, budget: int = 1 << 30) -> None:
-        self.model, self.samples, self.budget = model, samples, budget
+        self.model, self.samples = model, samples
         self.flow = Flow(model)
         self.weights: dict[str, Array] = {}
         self.done: set[int] = set()
         self.held: dict[str, list[Array]] = {}
-        self.spilled: tempfile.TemporaryDirectory[str] | None = None
-        self.bytes = 0
+        self.shelf = Shelf(budget)
 
     def compute(self, names: Iterable[str]) -> None:
         """Makes tensors available to `get` until the next call.
@@ -84,6 +124,7 @@ class Stream:
         try:
             options = ort.SessionOptions()
             options.log_severity_level = 4
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # numpy needs the cores in between
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
             part = self.part(nodes, inputs, outputs, read)
             session = ort.InferenceSession(part.SerializeToString(), options, providers=["CPUExecutionProvider"])
@@ -91,7 +132,7 @@ class Stream:
             for b, batch in enumerate(self.samples.batches):
                 given = {n: self.get(n, b, batch.feeds) for n in inputs}
                 for name, array in zip(outputs, session.run(list(outputs), given), strict=True):
-                    results[name].append(self.kept(array))
+                    results[name].append(self.shelf.put(array))
         except Exception as error:
             first = self.flow.nodes[nodes[0]]
             raise ModelError(
@@ -122,23 +163,7 @@ class Stream:
         )
         return helper.make_model(graph, opset_imports=self.model.opset_import, ir_version=self.model.ir_version)
 
-    def kept(self, array: Array) -> Array:
-        """The array, in a file where memory is full."""
-        self.bytes += array.nbytes
-        if self.bytes <= self.budget or array.nbytes < 1 << 16:
-            return array
-        self.bytes -= array.nbytes
-        if self.spilled is None:
-            self.spilled = tempfile.TemporaryDirectory(prefix="onnxprune-")
-        with tempfile.NamedTemporaryFile(dir=self.spilled.name, suffix=".npy", delete=False) as file:
-            np.save(file, array)
-        return np.asarray(np.load(file.name, mmap_mode="r"))
-
     def drop(self, name: str) -> None:
         """Forgets a tensor."""
         for array in self.held.pop(name):
-            base = array if isinstance(array, np.memmap) else array.base
-            if isinstance(base, np.memmap):
-                Path(str(base.filename)).unlink(missing_ok=True)
-            else:
-                self.bytes -= array.nbytes
+            self.shelf.drop(array)

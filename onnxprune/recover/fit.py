@@ -1,0 +1,30 @@
+"""What reconstruction did to a linear node, as data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What became of one linear node; losses are shares of the variance of its output in the dense model.
+
+    Attributes:
+        node: name.
+        weight: name of the weight.
+        kind: `lsq`, `affine`, `bias` or `none` (the old weights were best, or it was refused).
+        lost_before: on held-out samples with the old weights.
+        lost_after: the same with the new ones.
+        lost_fitted: on the samples that were fitted.
+        strength: of the ridge.
+        reason: why it was left alone; empty otherwise.
+    """
+
+    node: str
+    weight: str
+    kind: str
+    lost_before: float = 0.0
+    lost_after: float = 0.0
+    lost_fitted: float = 0.0
+    strength: float = 0.0
+    reason: str = ""
