@@ -20,7 +20,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.linalg import cho_solve, cholesky, lapack, solve_triangular
+from scipy.linalg import cholesky, lapack
 
 from onnxprune.groups.classes import Classes, Ids, Mask
 from onnxprune.groups.group import Group
@@ -161,10 +161,10 @@ class _Tensor:
         u, q, v = self.u[:b], self.q[:b], self.v[:b]
         p = self.p[rows] - u[:, rows].T @ u
         m = self.m[rows] - q[:, rows].T @ v - v[:, rows].T @ q
-        factor = cholesky(p[:, rows], lower=True)
+        root = np.linalg.inv(np.linalg.cholesky(p[:, rows]))  # (P_gg)^-1 = root' root: small, so that the rest is products
         new = slice(b, b + s)
-        self.u[new] = solve_triangular(factor, p, lower=True)
-        self.q[new] = cho_solve((factor, True), p)
+        self.u[new] = root @ p
+        self.q[new] = root.T @ self.u[new]
         self.v[new] = m - m[:, rows].T @ self.q[new] / 2
         self.pending = b + s
         self._update_blocks(self.u[new], self.q[new], self.v[new])
