@@ -82,7 +82,7 @@ def prune(
         model: path or model; not changed.
         ratio: share of each group's units that goes, 0 <= ratio < 1.
         ratios: the same for groups that match a glob (of group id, initializer or node); the last match counts.
-        criterion: name of a registered criterion; `obs` with data and `l2` without where not given.
+        criterion: name of a registered criterion; `obs` with data and reconstruction, else `l2`, where not given.
         ranking: `local` takes the share from each group, `global` from all of them together.
         round_to: kept widths are multiples of this where the group is wide enough.
         min_channels: units that stay in each group.
@@ -109,7 +109,7 @@ def prune(
     """
     if reconstruct not in (None, *get_args(Mode)):
         raise UsageError(f"reconstruct {reconstruct!r} is none of {', '.join(get_args(Mode))}")
-    name = criterion or ("l2" if data is None else "obs")
+    name = criterion or ("l2" if data is None or reconstruct == "none" else "obs")
     options = Options(
         ratio, dict(ratios or {}), name, ranking, round_to, min_channels, tuple(ignore), tuple(only), attention
     )

@@ -23,12 +23,14 @@ from onnxprune.calibrate.batch import Batch, Samples
 from onnxprune.groups.classes import Mask
 from onnxprune.groups.group import Groups
 from onnxprune.prepare.prepare import Prepared
+from onnxprune.recover.attention import LARGEST as LARGEST_FEATURES
+from onnxprune.recover.attention import Factors, Values, features, find_values, fit_values
 from onnxprune.recover.fit import Fit
 from onnxprune.recover.solve import Mode, Solution, solve
 from onnxprune.recover.target import Chain, follow
 from onnxprune.statistics.channels import batch_size, counted_rows, spread
 from onnxprune.statistics.flow import Flow, lift
-from onnxprune.statistics.linear import Linear, find_linear
+from onnxprune.statistics.linear import Form, Linear, find_linear
 from onnxprune.statistics.moments import Moments
 from onnxprune.statistics.stream import Stream
 from onnxprune.trace.value import Value
@@ -85,6 +87,9 @@ def reconstruct(
     run = _Run(
         groups, alive, samples, mode, Stream(lift(prepared.model), samples, budget), Stream(work, samples, budget), order
     )
+    for way in find_values(flow, find_linear(flow), groups, alive) if mode == "lsq" else ():
+        run.attention[way.output.y] = way
+        run.pruned.pinned |= way.needs | {way.value.x}
     fits: list[Fit] = []
     pending = list(order)
     while pending:
@@ -107,6 +112,8 @@ class _Run:
     pruned: Stream
     order: list[Linear]
 
+    attention: dict[str, Values] = field(default_factory=dict)
+
     @property
     def values(self) -> dict[str, Value]:
         return dict(self.groups.trace.values)
@@ -123,6 +130,9 @@ class _Run:
                 jobs.append(job)
         if not jobs:
             return found
+        for job in jobs:
+            if job.linear.y in self.attention:
+                self.fit_attention(job, self.attention.pop(job.linear.y))
         train, held = self.moments(jobs)
         start = 0
         for job in jobs:
@@ -202,15 +212,82 @@ class _Run:
             chosen = spread(form.positions(target), limit)
             rows = form.rows(np.asarray(self.pruned.get(x, b, batch.feeds)), chosen)
             wanted = np.concatenate([self.target(j, b, batch, chosen) for j in jobs], axis=3)
-            counted = counted_rows(batch, self.samples.mask, target, chosen, form)
-            judged = np.repeat(held_out(batch), len(rows) // batch_size(batch))[: len(rows)]
-            for part, moments in ((~judged, train), (judged, held)):
-                use = counted & part[:, None]
-                if use.any():
-                    moments.add(Moments.of(rows[use], wanted[use]))
+            self.collect(train, held, rows, wanted, batch, target, chosen, form)
         if not train.rows:
             train, held = held, train
         return train, held
+
+    def fit_attention(self, job: _Job, way: Values) -> None:
+        """Fits the values of an attention together with the output projection, which is fitted once more afterwards."""
+        values = way.value
+        stored = self.weight(values.weight)
+        whole = values.matrix(stored)[0]
+        start = Factors([whole[:, m] for m in way.made], [job.old[0][r] for r in way.read])
+        c, heads = whole.shape[0], len(way.made)
+        if heads * c <= LARGEST_FEATURES:
+            self.pruned.compute([values.x, way.probabilities, *[n for n, _ in job.sums]])
+            self.dense.compute([job.linear.y, *[s for s, _ in job.sums]])
+            train, held = (Moments.empty(1, heads * c, job.old.shape[2]) for _ in range(2))
+            limit = -(-min(max(_ROWS * heads * c, _LEAST), _MOST) // max(self.samples.count, 1))
+            fits = True
+            for b, batch in enumerate(self.samples.batches):
+                target = self.dense.get(job.linear.y, b, batch.feeds)
+                x = np.asarray(self.pruned.get(values.x, b, batch.feeds))
+                p = np.asarray(self.pruned.get(way.probabilities, b, batch.feeds))
+                if (
+                    p.ndim != 4
+                    or p.shape[:2] != (len(x), heads)
+                    or (p.shape[2], p.shape[3]) != (target.shape[1], x.shape[1])
+                ):
+                    fits = False
+                    break
+                chosen = spread(target.shape[1], limit)
+                rows = features(p, x, chosen)[:, :, None, :]
+                self.collect(train, held, rows, self.target(job, b, batch, chosen), batch, target, chosen, job.linear.form)
+            if fits and train.rows:
+                factors, before, after = fit_values(train, held, start, job.bias is not None)
+                if after < before:
+                    self.keep_values(job, way, factors, whole, stored)
+        self.pruned.pinned -= way.needs | {values.x}
+        for other in self.attention.values():
+            self.pruned.pinned |= other.needs | {other.value.x}
+
+    def keep_values(self, job: _Job, way: Values, factors: Factors, whole: Array, stored: Array) -> None:
+        """New value projections, and a way on from there: what lies between runs again."""
+        values = way.value
+        changed = whole.copy()
+        output = job.old.copy()
+        for k, (made, read) in enumerate(zip(way.made, way.read, strict=True)):
+            changed[:, made] = factors.value[k]
+            output[0][read] = factors.output[k]
+        self.pruned.weights[values.weight] = values.stored(changed[None], stored)
+        slot = follow(self.pruned.flow, values, 2, 3, whole.shape[1]).slot
+        if slot is not None and slot.tensor:  # probabilities sum to 1: a bias of values is one of the output
+            bias = self.weight(slot.tensor).copy()
+            bias.reshape(-1)[np.concatenate(way.made)] = 0
+            self.pruned.weights[slot.tensor] = bias
+        job.old[...] = output
+        self.pruned.weights[job.linear.weight] = job.linear.stored(output, job.stored)
+        self.pruned.redo(way.between)
+
+    def collect(
+        self,
+        train: Moments,
+        held: Moments,
+        rows: Array,
+        wanted: Array,
+        batch: Batch,
+        target: Array,
+        chosen: Array,
+        form: Form,
+    ) -> None:
+        """Adds rows to the moments that fit and to those that judge."""
+        counted = counted_rows(batch, self.samples.mask, target, chosen, form)
+        judged = np.repeat(held_out(batch), len(rows) // batch_size(batch))[: len(rows)]
+        for part, moments in ((~judged, train), (judged, held)):
+            use = counted & part[:, None]
+            if use.any():
+                moments.add(Moments.of(rows[use], wanted[use]))
 
     def target(self, job: _Job, b: int, batch: Batch, chosen: Array) -> Array:
         """What the output should be `(N, P, G, M)`."""

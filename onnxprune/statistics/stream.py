@@ -67,7 +67,7 @@ class Stream:
     """A model in mid-run over all batches.
 
     What is computed stays until nobody needs it any more; what goes beyond the budget lies in files. Weights can be changed
-    between two calls of `compute`, for the nodes that have not run yet.
+    between two calls of `compute`, for the nodes that have not run yet. What is in `pinned` stays in any case.
 
     Args:
         model: the model; nodes in bodies run with the node that holds them.
@@ -80,6 +80,7 @@ class Stream:
         self.flow = Flow(model)
         self.weights: dict[str, Array] = {}
         self.done: set[int] = set()
+        self.pinned: set[str] = set()
         self.held: dict[str, list[Array]] = {}
         self.shelf = Shelf(budget)
 
@@ -95,14 +96,22 @@ class Stream:
         self.done |= {k for k in new if self.flow.varying[k]}
         made = {o for k in new for o in self.flow.nodes[k].output if o}
         outputs = [n for n in made if n in missing or (self.flow.varying[self.flow.producer[n]] and self.awaited(n))]
+        outputs = [n for n in outputs if n not in self.held]
         if outputs:
             self.run(sorted(new), sorted(outputs))
         for name in [n for n in self.held if n not in wanted and not self.awaited(n)]:
             self.drop(name)
 
     def awaited(self, name: str) -> bool:
-        """A node that has not run reads it."""
-        return any(k not in self.done for k, _ in self.flow.readers.get(name, ()))
+        """A node that has not run reads it, or it is pinned."""
+        return name in self.pinned or any(k not in self.done for k, _ in self.flow.readers.get(name, ()))
+
+    def redo(self, nodes: Iterable[int]) -> None:
+        """Nodes that have to run again, with weights that changed; what they read from elsewhere has to be pinned."""
+        nodes = set(nodes)
+        self.done -= nodes
+        for name in [n for n in self.held if self.flow.producer.get(n) in nodes]:
+            self.drop(name)
 
     def get(self, name: str, batch: int, feeds: Mapping[str, Array]) -> Array:
         """A tensor of one batch."""

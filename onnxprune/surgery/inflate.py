@@ -82,7 +82,7 @@ def put_in(source: onnx.ModelProto, weights: Mapping[str, NDArray[Any]]) -> onnx
 
 
 def with_new_biases(source: onnx.ModelProto, pruned: onnx.ModelProto, groups: Groups, alive: Mask) -> onnx.ModelProto:
-    """The source with the biases that reconstruction gave to nodes which had none, or shared one; itself where there are none.
+    """The source with the biases that reconstruction gave to nodes which had none or shared one; itself without such.
 
     They stand in their full length, with zeros where channels were removed.
     """

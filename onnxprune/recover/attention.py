@@ -1,0 +1,217 @@
+"""Values of attention: where heads or their dimensions went, what stays is fitted to the output of the whole.
+
+For given probabilities P_h the output of attention is linear in X, and value and output projection are linear into each
+other:
+
+    y = sum_h (P_h X) V_h O_h + b
+
+Features F_h = P_h X of the kept heads, block by block: B_h = H_hh^-1 (G_h - sum_{j != h} H_hj V_j O_j) is the best full map
+of a head, its best approximation of rank d is the truncated SVD of L' B_h with H_hh = L L' (reduced-rank regression). A few
+sweeps over the heads never make the fit worse.
+
+Source: Izenman 1975, "Reduced-rank regression for the multivariate linear model", for one block.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import cho_factor, cho_solve, cholesky, solve_triangular
+
+from onnxprune.groups.classes import Mask
+from onnxprune.groups.group import Groups
+from onnxprune.statistics.flow import Flow
+from onnxprune.statistics.linear import Dense, Linear
+from onnxprune.statistics.moments import Moments
+
+Array = NDArray[Any]
+LARGEST = 4608  # features of all kept heads
+_SWEEPS = 4
+
+
+@dataclass(frozen=True)
+class Values:
+    """The way of values through one attention, in terms of the pruned model.
+
+    Attributes:
+        value: the linear node that makes them.
+        output: the linear node that reads what attention made of them.
+        probabilities: tensor `(N, h, S, S')`.
+        made: for each kept head the outputs of `value` that are its dimensions.
+        read: for each kept head the inputs of `output` that are its dimensions.
+        between: nodes behind `value` on the way to `output`.
+        needs: tensors that those nodes read from elsewhere.
+    """
+
+    value: Linear
+    output: Linear
+    probabilities: str
+    made: list[NDArray[np.intp]]
+    read: list[NDArray[np.intp]]
+    between: frozenset[int]
+    needs: frozenset[str]
+
+
+def find_values(flow: Flow, linears: list[Linear], groups: Groups, alive: Mask) -> list[Values]:
+    """All attentions of the main graph that lost dimensions of their values.
+
+    Args:
+        flow: of the pruned model.
+        linears: its linear nodes.
+        groups: analysis of the source.
+        alive: for each label whether it stays.
+    """
+    found = []
+    values, of_label = groups.trace.values, groups.classes.of_label
+    stays = np.zeros(groups.classes.count, np.bool_)
+    stays[of_label[alive]] = True
+
+    def last(name: str) -> NDArray[np.int32] | None:
+        """Class of each channel on the last axis of a tensor."""
+        value = values.get(name)
+        f = value.field_on(2) if value is not None and value.shape is not None and value.rank == 3 else None
+        return None if f is None or f.joint else of_label[f.labels]
+
+    for k, node in enumerate(flow.nodes):
+        if node.op_type != "MatMul" or not all(flow.varying[flow.producer[n]] for n in node.input if n in flow.producer):
+            continue
+        held = values.get(node.input[1])
+        if held is None or held.shape is None or held.rank != 4 or node.input[0] not in flow.producer:
+            continue
+        f = held.field_on(1)
+        if f is None or f.axes != (1, 3):
+            continue
+        cells = of_label[f.labels]
+        if stays[cells].all() or np.unique(cells).size < cells.size:
+            continue
+        value = next((x for x in linears if x.node < k and _covers(last(x.y), cells)), None)
+        output = next((x for x in linears if x.node > k and _covers(last(x.x), cells, all_of_it=True)), None)
+        if value is None or output is None or not _dense(value) or not _dense(output):
+            continue
+        made, read = (_places(last(name), cells, stays) for name in (value.y, output.x))
+        between = frozenset(flow.ancestors([output.x]) & _behind(flow, value.y))
+        needs = frozenset(
+            n
+            for b in (*between, value.node)
+            for n in flow.reads(b)
+            if n in flow.inputs
+            or (n in flow.producer and flow.varying[flow.producer[n]] and flow.producer[n] not in between)
+        ) - {value.y}
+        found.append(Values(value, output, node.input[0], made, read, between | {value.node}, needs))
+    return found
+
+
+def _dense(linear: Linear) -> bool:
+    return isinstance(linear.form, Dense) and linear.form.axis == -1
+
+
+def _covers(own: NDArray[np.int32] | None, cells: Array, *, all_of_it: bool = False) -> bool:
+    """Channels hold all cells, and nothing else if `all_of_it`."""
+    return own is not None and bool(np.isin(cells, own).all()) and (not all_of_it or own.size == cells.size)
+
+
+def _places(own: NDArray[np.int32] | None, cells: Array, stays: Mask) -> list[NDArray[np.intp]]:
+    """Where the live dimensions of each live head are among the live channels."""
+    order = {} if own is None else {int(x): k for k, x in enumerate(own[stays[own]])}
+    rows = [[order[int(x)] for x in row if stays[x]] for row in cells]
+    return [np.array(row, np.intp) for row in rows if row]
+
+
+def _behind(flow: Flow, name: str) -> set[int]:
+    found: set[int] = set()
+    waiting = [name]
+    while waiting:
+        for k, _ in flow.readers.get(waiting.pop(), ()):
+            if k not in found:
+                found.add(k)
+                waiting += flow.nodes[k].output
+    return found
+
+
+def features(probabilities: Array, x: Array, chosen: Array) -> Array:
+    """`(N, P, h * C)` of probabilities `(N, h, S, S')` and inputs `(N, S', C)`, at chosen positions S."""
+    made = probabilities[:, :, chosen] @ x[:, None]
+    return np.ascontiguousarray(made.transpose(0, 2, 1, 3)).reshape(len(x), len(chosen), -1)
+
+
+@dataclass
+class Factors:
+    """Value `(C, d)` and output `(d, M)` projections of each head."""
+
+    value: list[Array]
+    output: list[Array]
+
+    @property
+    def product(self) -> Array:
+        """`(h * C, M)`."""
+        return np.concatenate([v @ o for v, o in zip(self.value, self.output, strict=True)])
+
+
+def fit_values(
+    train: Moments, held: Moments, start: Factors, biased: bool, strength: float = 1e-2
+) -> tuple[Factors, float, float]:
+    """Better factors, and the loss on held-out rows with the old values and with the new ones (best outputs in both).
+
+    Args:
+        train: moments of features and target.
+        held: the same of rows that judge.
+        start: what is there.
+        biased: the output has a bias, so that moments are taken about their means.
+        strength: of the ridge, as in `onnxprune.recover.solve`.
+    """
+    h, g, judge_h, judge_g, yy = _raw(train, held, biased)
+    ridge = strength * float(np.trace(h)) / len(h)
+    h = h + ridge * np.eye(len(h))
+    g = g + ridge * start.product
+    c = start.value[0].shape[0]
+    blocks = [slice(k * c, (k + 1) * c) for k in range(len(start.value))]
+
+    def loss(f: Factors) -> float:
+        p = f.product
+        return float((yy - 2 * np.einsum("km,km->m", p, judge_g) + np.einsum("km,km->m", p, judge_h @ p)).sum() / yy.sum())
+
+    best = _outputs(h, g, start.value, blocks)
+    before = loss(best)
+    roots = [cholesky(h[b, b], lower=True, check_finite=False) for b in blocks]
+    current = best
+    for _ in range(_SWEEPS):
+        value, output = list(current.value), list(current.output)
+        for k, b in enumerate(blocks):
+            product = Factors(value, output).product
+            right = g[b] - h[b] @ product + h[b, b] @ product[b]
+            whitened = solve_triangular(roots[k], right, lower=True, check_finite=False)  # L' B = L^-1 R
+            u, s, vt = np.linalg.svd(whitened, full_matrices=False)
+            d = value[k].shape[1]
+            value[k] = solve_triangular(roots[k], u[:, :d], lower=True, trans="T", check_finite=False) * np.sqrt(s[:d])
+            output[k] = np.sqrt(s[:d])[:, None] * vt[:d]
+        current = _outputs(h, g, value, blocks)
+    after = loss(current)
+    return (current, before, after) if after < before else (best, before, before)
+
+
+def _outputs(h: Array, g: Array, value: list[Array], blocks: list[slice]) -> Factors:
+    """The best outputs for given values."""
+    hv = np.concatenate([h[:, b] @ v for b, v in zip(blocks, value, strict=True)], axis=1)
+    inner = np.concatenate([v.T @ hv[b] for b, v in zip(blocks, value, strict=True)])
+    right = np.concatenate([v.T @ g[b] for b, v in zip(blocks, value, strict=True)])
+    inner[np.diag_indices(len(inner))] += 1e-9 * np.trace(inner) / len(inner) + 1e-30
+    solved = cho_solve(cho_factor(inner, lower=True, check_finite=False), right)
+    bounds = np.cumsum([0, *[v.shape[1] for v in value]])
+    return Factors(value, [solved[bounds[k] : bounds[k + 1]] for k in range(len(value))])
+
+
+def _raw(train: Moments, held: Moments, biased: bool) -> tuple[Array, Array, Array, Array, Array]:
+    judge = held if held.rows else train
+    result = []
+    for m in (train, judge):
+        xx, xy, yy = m.xx[0], m.xy[0], m.yy[0]
+        if not biased:
+            xx = xx + m.rows * np.outer(m.x[0], m.x[0])
+            xy = xy + m.rows * np.outer(m.x[0], m.y[0])
+            yy = yy + m.rows * m.y[0] ** 2
+        result.append((xx / m.rows, xy / m.rows, yy / m.rows))
+    (h, g, _), (judge_h, judge_g, yy) = result
+    return h, g, judge_h, judge_g, yy
