@@ -94,8 +94,8 @@ def prune(
             seeded random ones.
         samples: how many of them.
         mask: input whose zeros mark padding.
-        reconstruct: how far the remaining weights are fitted to what the source computes: `none`, `bias`, `affine` or `lsq`
-            (all weights); `lsq` with data where not given.
+        reconstruct: how far the remaining weights are fitted to what the source computes: `none`, `bias`, `affine`, `channel`
+            or `lsq` (all weights); `lsq` with data where not given.
         memory: bytes of activations that are held; what goes beyond lies in temporary files.
         shapes: concrete shapes of inputs with symbolic dimensions; chosen where not given.
         check: verify with random inputs, and put back groups that fail.

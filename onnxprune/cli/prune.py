@@ -99,7 +99,7 @@ def prune(
     reconstruct: Annotated[
         str | None,
         typer.Option(
-            metavar="none|bias|affine|lsq",
+            metavar="none|bias|affine|channel|lsq",
             help="Fit what stays to what the source computes; lsq with data, unless given.",
             rich_help_panel=_DATA,
             show_default=False,

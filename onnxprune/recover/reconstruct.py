@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,7 @@ from onnxprune.recover.solve import Mode, Solution, solve
 from onnxprune.recover.target import Chain, follow
 from onnxprune.statistics.channels import batch_size, counted_rows, spread
 from onnxprune.statistics.flow import Flow, lift
-from onnxprune.statistics.linear import Form, Linear, find_linear
+from onnxprune.statistics.linear import Dense, Form, Linear, find_linear
 from onnxprune.statistics.moments import Moments
 from onnxprune.statistics.stream import Stream
 from onnxprune.trace.value import Value
@@ -69,7 +69,7 @@ def reconstruct(
         alive: for each label whether it stays.
         pruned: result of the removal.
         samples: calibration samples.
-        mode: `bias` shifts outputs, `affine` scales them too, `lsq` fits all weights.
+        mode: `bias` shifts outputs, `affine` scales them too, `lsq` fits all weights; `channel` rebuilds input channels.
         budget: bytes of activations held in memory, for each of the two models.
         progress: called with the stage and the share that is done.
 
@@ -130,6 +130,11 @@ class _Run:
                 jobs.append(job)
         if not jobs:
             return found
+        for job in [j for j in jobs if j.by_channel]:
+            found.append(self.fit_channels(job))
+            jobs.remove(job)
+        if not jobs:
+            return found
         for job in jobs:
             if job.linear.y in self.attention:
                 self.fit_attention(job, self.attention.pop(job.linear.y))
@@ -170,8 +175,9 @@ class _Run:
             return "its weight is read by several nodes"
         stored = self.weight(linear.weight)
         old = linear.matrix(stored)
-        if old.shape[1] > LARGEST:
-            return f"{old.shape[1]} taps are more than {LARGEST}"
+        by_channel = self.mode == "channel" or old.shape[1] > LARGEST
+        if by_channel and (len(old) > 1 or not self.channels(linear)):
+            return f"{old.shape[1]} taps in {len(old)} groups can't be fitted by channels"
         axis = linear.form.channel_axis(value.rank)
         kept = kept_slices(value, self.alive)
         if kept is None or any(a != axis for a in kept):
@@ -183,7 +189,49 @@ class _Run:
             bias = (held.astype(np.float64).ravel() if chain.slot.own else np.zeros(held.size)).reshape(old.shape[0], -1)
         sums = [(name, factor) for name, factor in chain.sums if self.settled(name, linear, pending)]
         weight = (chain.factor**2).reshape(old.shape[0], -1)
-        return _Job(linear, stored, old, bias, chain, sums, kept.get(axis), weight)
+        return _Job(linear, stored, old, bias, chain, sums, kept.get(axis), weight, by_channel)
+
+    def channels(self, linear: Linear) -> int:
+        """Channels of the dense input, where nothing but channels went of it; else 0."""
+        value = self.values.get(linear.x)
+        if value is None or value.shape is None:
+            return 0
+        axis = linear.form.channel_axis(value.rank)
+        kept = kept_slices(value, self.alive)
+        return value.sizes[axis] if kept is not None and set(kept) <= {axis} else 0
+
+    def fit_channels(self, job: _Job) -> Fit:
+        """Rebuilds the dense input channels from those that are left, and multiplies the dense weights with that.
+
+        One matrix for all taps: cheaper, and worse than least squares over taps. Losses are shares of the input's variance.
+        """
+        linear = job.linear
+        value = self.values[linear.x]
+        axis = linear.form.channel_axis(value.rank)
+        kept = (kept_slices(value, self.alive) or {}).get(axis, np.arange(value.sizes[axis]))
+        form = Dense(axis, False)
+        self.pruned.compute([linear.x])
+        self.dense.compute([linear.x])
+        train, held = (Moments.empty(1, kept.size, value.sizes[axis]) for _ in range(2))
+        limit = -(-min(max(_ROWS * kept.size, _LEAST), _MOST) // max(self.samples.count, 1))
+        for b, batch in enumerate(self.samples.batches):
+            before = np.asarray(self.dense.get(linear.x, b, batch.feeds))
+            after = np.asarray(self.pruned.get(linear.x, b, batch.feeds))
+            chosen = spread(form.positions(before), limit)
+            self.collect(train, held, form.rows(after, chosen), form.rows(before, chosen), batch, before, chosen, form)
+        old = np.zeros((1, kept.size, value.sizes[axis]))
+        old[0, np.arange(kept.size), kept] = 1
+        bias = None if job.bias is None else np.zeros((1, value.sizes[axis]))
+        if not train.rows:
+            train, held = held, train
+        found = solve(train, held, old, bias, "lsq", np.ones((1, value.sizes[axis])))
+        dense = linear.matrix(numpy_helper.to_array(self.dense.flow.initializers[linear.weight]))[0]
+        dense = dense if job.kept is None else dense[:, job.kept]
+        taps = dense.reshape(value.sizes[axis], -1, dense.shape[1])
+        matrix = np.einsum("pc,ctm->ptm", found.matrix[0], taps).reshape(1, -1, dense.shape[1])
+        shift = None if job.bias is None or found.bias is None else job.bias + np.einsum("c,ctm->m", found.bias[0], taps)
+        self.keep(job, replace(found, kind="channel" if found.kind != "none" else "none", matrix=matrix, bias=shift))
+        return Fit(linear.name, linear.weight, "channel", found.before, found.after, found.fitted, found.strength)
 
     def weight(self, name: str) -> Array:
         """A stored tensor as it is by now."""
@@ -330,6 +378,7 @@ class _Job:
     sums: list[tuple[str, Array]]
     kept: Array | None
     weight: Array
+    by_channel: bool
 
 
 def kept_slices(value: Value, alive: Mask) -> dict[int, Array] | None:

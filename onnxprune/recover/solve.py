@@ -18,7 +18,7 @@ from scipy.linalg import cho_factor, cho_solve
 from onnxprune.statistics.moments import Moments
 
 Array = NDArray[np.float64]
-Mode = Literal["none", "bias", "affine", "lsq"]
+Mode = Literal["none", "bias", "affine", "channel", "lsq"]
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)
 
 

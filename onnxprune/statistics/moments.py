@@ -40,11 +40,9 @@ class Moments:
     @classmethod
     def of(cls, x: NDArray[Any], y: NDArray[Any]) -> Moments:
         """Moments of rows `(R, G, K)` and `(R, G, M)`."""
-        a = np.ascontiguousarray(np.moveaxis(np.asarray(x, np.float64), 1, 0))
-        b = np.ascontiguousarray(np.moveaxis(np.asarray(y, np.float64), 1, 0))
+        a, b = (np.moveaxis(np.asarray(rows, np.float64), 1, 0) for rows in (x, y))
         mean_a, mean_b = a.mean(axis=1), b.mean(axis=1)
-        a -= mean_a[:, None]
-        b -= mean_b[:, None]
+        a, b = np.ascontiguousarray(a - mean_a[:, None]), np.ascontiguousarray(b - mean_b[:, None])
         turned = a.transpose(0, 2, 1)
         return cls(x.shape[0], mean_a, mean_b, turned @ a, turned @ b, np.einsum("grm,grm->gm", b, b))
 
