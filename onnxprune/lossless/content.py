@@ -186,7 +186,8 @@ class Book:
                     ids[i], factor[i] = ids[a], ratio
                     break
             else:
-                ids[i], factor[i] = self.fresh([1])[0], 1.0
+                self.count += 1
+                ids[i], factor[i] = self.count, 1.0
                 window.append(int(i))
         return ids, factor
 
