@@ -20,7 +20,7 @@ from onnxprune.report.report import PutBack
 from onnxprune.select.allocate import Choice
 from onnxprune.shapes.dims import assignments
 from onnxprune.surgery.apply import apply_alive
-from onnxprune.surgery.inflate import inflated_weights, put_in, with_new_biases
+from onnxprune.surgery.inflate import inflated_weights, put_in, unlabelled_weights, with_new_biases
 
 _SIZES = 2  # at how many input sizes a model with symbolic dimensions is compared
 
@@ -78,6 +78,7 @@ class Checker:
             weights = {w.name: a for w, a in inflated_weights(source, pruned, self.groups, alive)}
         except ValueError as error:
             return self.failure(f"the weights do not have the shapes that the removal leaves: {error}")
+        weights |= unlabelled_weights(source, pruned, self.groups)
         source = with_new_biases(source, pruned, self.groups, alive)
         made = not weights.keys() <= {t.name for t in source.graph.initializer}
         if made:

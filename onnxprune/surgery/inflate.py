@@ -53,6 +53,17 @@ def inflated_weights(
             yield weight, put_back(cut(_made(producers[weight.name], weight), keep), weight.shape, keep, fill)
 
 
+def unlabelled_weights(
+    source: onnx.ModelProto, pruned: onnx.ModelProto, groups: Groups
+) -> Iterator[tuple[str, NDArray[Any]]]:
+    """Float tensors that have no axis to label, such as a bias of one element, where reconstruction changed them."""
+    before, after = stored_weights(import_graph(source)), stored_weights(import_graph(pruned))
+    for name in before.keys() & after.keys() - groups.trace.weights.keys():
+        old, new = constant_array(before[name]), constant_array(after[name])
+        if old.dtype.kind == "f" and old.shape == new.shape and not np.array_equal(old, new):
+            yield name, new
+
+
 def _producers(graph: gs.Graph) -> dict[str, gs.Node]:
     return {t.name: n for g in [graph, *graph.subgraphs(recursive=True)] for n in g.nodes for t in n.outputs}
 
