@@ -6,7 +6,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 import onnx
@@ -18,6 +18,7 @@ from onnxprune.groups.classes import Mask
 from onnxprune.groups.group import Groups
 from onnxprune.io.load import load_model, model_size, sha256_model
 from onnxprune.io.surgeon import import_graph
+from onnxprune.lossless.find import edited, find_lossless, verify_lossless
 from onnxprune.plan.plan import Plan, alive_of, make_plan
 from onnxprune.prepare.prepare import Prepared, prepare
 from onnxprune.proof.check import Checker, alive_after, default_tolerance
@@ -70,6 +71,7 @@ def prune(
     samples: int = 512,
     mask: str | None = None,
     reconstruct: Mode | None = None,
+    lossless: bool = False,
     memory: int = 2 << 30,
     shapes: Mapping[str, Sequence[int]] | None = None,
     check: bool = True,
@@ -94,8 +96,10 @@ def prune(
             seeded random ones.
         samples: how many of them.
         mask: input whose zeros mark padding.
-        reconstruct: how far the remaining weights are fitted to what the source computes: `none`, `bias`, `affine`, `channel`
-            or `lsq` (all weights); `lsq` with data where not given.
+        reconstruct: how far the remaining weights are fitted to what the source computes: `none`, `bias`, `affine`,
+            `channel` or `lsq` (all weights); `lsq` with data where not given.
+        lossless: remove only what provably does nothing: dead and constant channels, duplicates, positive multiples, what
+            nobody reads; `ratio`, `criterion` and the like do not count then.
         memory: bytes of activations that are held; what goes beyond lies in temporary files.
         shapes: concrete shapes of inputs with symbolic dimensions; chosen where not given.
         check: verify with random inputs, and put back groups that fail.
@@ -107,6 +111,8 @@ def prune(
         UsageError: an option is out of range or a glob matches nothing.
         NothingToPruneError: no unit can go.
     """
+    if lossless and data is not None:
+        raise UsageError("lossless removes what provably does nothing: there is nothing to learn from data")
     if reconstruct not in (None, *get_args(Mode)):
         raise UsageError(f"reconstruct {reconstruct!r} is none of {', '.join(get_args(Mode))}")
     name = criterion or ("l2" if data is None or reconstruct == "none" else "obs")
@@ -128,20 +134,27 @@ def prune(
         statistics = channel_statistics(prepared.model, groups, found, budget=memory // 2, progress=inner)
         clock("statistics")
     tell("select", 0.3)
-    context = ScoreContext(groups, statistics, seed)
-    choices = [c for c in allocate(groups, options, context) if c.count]
+    traced, proven = prepared, None
+    if lossless:
+        proven = find_lossless(prepared, groups)
+        choices = [c for c in proven.choices if c.count]
+        traced = replace(prepared, model=edited(prepared.model, proven))
+    else:
+        choices = [c for c in allocate(groups, options, ScoreContext(groups, statistics, seed)) if c.count]
     if not choices:
-        raise NothingToPruneError(_nothing(groups, options))
+        raise NothingToPruneError(_nothing(groups, options) if proven is None else "every channel does something")
     clock("select")
     tell("surgery", 0.4)
-    checker = Checker(prepared, groups, seed, default_tolerance(groups), shapes)
+    checker = Checker(traced, groups, seed, default_tolerance(groups), shapes)
     if check:
         pruned, choices, verification = checker.prune(choices, tell)
     else:
-        pruned, verification = apply_alive(prepared.model, groups, alive_after(groups, choices)), None
+        pruned, verification = apply_alive(traced.model, groups, alive_after(groups, choices)), None
     clock("surgery and verification" if check else "surgery")
     if not choices:
         raise NothingToPruneError(f"no group passed its check: {checker.put_back[0].reason}")
+    if check and proven is not None and verification is not None and verification.passed:
+        verification = verify_lossless(prepared, groups, pruned, seed=seed)
     alive = alive_after(groups, choices)
     recovery = None
     if found is not None and reconstruct != "none":
@@ -173,6 +186,7 @@ def prune(
         "" if found is None else found.origin,
         name,
         [] if recovery is None else recovery.fits,
+        None if proven is None else {g: dict(kinds) for g, kinds in proven.counts().items()},
     )
     clock("report")
     tell("done", 1.0)

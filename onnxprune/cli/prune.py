@@ -80,6 +80,10 @@ def prune(
         bool,
         typer.Option("--width", help="Also groups that a statistic runs over (inexact).", rich_help_panel=_CHOICE),
     ] = False,
+    lossless: Annotated[
+        bool,
+        typer.Option("--lossless", help="Remove only what provably does nothing.", rich_help_panel=_CHOICE),
+    ] = False,
     data: Annotated[
         str | None,
         typer.Option(
@@ -143,6 +147,8 @@ def prune(
         raise UsageError(
             "--reconstruct, --preprocess and --mask need calibration samples: give --data PATH or --data synthetic"
         )
+    if lossless and (ratio or criterion or data is not None):
+        raise UsageError("--lossless decides by itself what goes: leave out --ratio, --criterion and --data")
     run = _Run(cast(Screen, context.obj), source, output, shapes, seed)
     model = run.load(evaluation)
     options: dict[str, Any] = {
@@ -158,6 +164,7 @@ def prune(
         "width": width,
         "check": verify,
         "reconstruct": reconstruct,
+        "lossless": lossless,
         "memory": int(memory_budget * (1 << 30)),
     }
     if data is not None:

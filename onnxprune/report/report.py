@@ -62,6 +62,7 @@ class Report:
         calibration: where the samples came from; empty where there were none.
         criterion: what the units were ranked by.
         fits: what reconstruction did to each linear node behind a removal.
+        lossless: group -> kind -> units that provably did nothing; None where that was not asked for.
     """
 
     params_before: int
@@ -82,6 +83,7 @@ class Report:
     calibration: str = ""
     criterion: str = ""
     fits: list[Fit] = field(default_factory=list)
+    lossless: dict[str, dict[str, int]] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -103,6 +104,11 @@ def result_notes(report: Report, *, verbose: bool, width: bool) -> list[Note]:
 
 def recovery_notes(report: Report) -> list[Note]:
     """What the samples were, and how much of the outputs behind a removal is lost before and after reconstruction."""
+    if report.lossless is not None:
+        kinds: Counter[str] = Counter()
+        for counts in report.lossless.values():
+            kinds.update(counts)
+        return [Note("lossless", ", ".join(f"{n:,} {kind}" for kind, n in kinds.most_common()))]
     if not report.calibration:
         return []
     notes = [Note("calibration", f"{report.calibration}; ranked by {report.criterion}")]
