@@ -186,7 +186,7 @@ def prune(
         "" if found is None else found.origin,
         name,
         [] if recovery is None else recovery.fits,
-        None if proven is None else {g: dict(kinds) for g, kinds in proven.counts().items()},
+        None if proven is None else {g: {str(k): n for k, n in kinds.items()} for g, kinds in proven.counts().items()},
     )
     clock("report")
     tell("done", 1.0)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from onnxprune.groups.classes import ClassGrid, Cut, Ids, Mask, components
 
+
 @dataclass
 class Mode:
     """One way to cut a component.

@@ -23,7 +23,7 @@ from onnx import TensorProto, helper, inliner
 from onnxprune.errors import ModelError
 from onnxprune.io.surgeon import constant_array, export_model, import_graph
 from onnxprune.shapes.dims import assignments
-from onnxprune.shapes.infer import Inferred, Scope, constant_of, element_type, infer
+from onnxprune.shapes.infer import Inferred, Scope, constant_of, element_type, infer, mark_varying
 
 _FOLLOWED = {
     "Identity", "Cast", "CastLike", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Split", "Concat",
@@ -70,10 +70,14 @@ def prepare(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]] | None =
     chosen, inferred = _infer(model, graph, shapes)
     folded = _drop_zero_states(_fold(model, graph, inferred) or model)
     unshared, clones = _unshare(folded)
-    if unshared is model:
-        return Prepared(model, graph, chosen, inferred, {})
-    graph = import_graph(unshared)
-    return Prepared(unshared, graph, chosen, infer(graph, chosen), clones)
+    if unshared is not model:
+        graph = import_graph(unshared)
+        inferred = infer(graph, chosen)
+    for candidate in assignments(unshared, shapes):
+        if candidate != chosen and not (other := infer(graph, candidate)).errors:
+            mark_varying(inferred, other)
+            break
+    return Prepared(unshared, graph, chosen, inferred, clones)
 
 
 def _drop_zero_states(model: onnx.ModelProto) -> onnx.ModelProto:

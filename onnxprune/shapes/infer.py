@@ -83,6 +83,25 @@ def infer(graph: gs.Graph, shapes: Mapping[str, Sequence[int]]) -> Inferred:
     return result
 
 
+def mark_varying(inferred: Inferred, other: Inferred) -> None:
+    """Marks static values that are not the same at other sizes (`Value.varies`).
+
+    Args:
+        inferred: of a graph.
+        other: of the same graph at other sizes.
+    """
+    for key, scope in inferred.scopes.items():
+        elsewhere = other.scopes.get(key, {})
+        for name, value in scope.items():
+            if value.static is None:
+                continue
+            there = elsewhere[name].static if name in elsewhere else None
+            if there is None or there.shape != value.static.shape:
+                value.varies = np.ones(value.static.shape, np.bool_)
+            elif not np.array_equal(there, value.static):
+                value.varies = np.asarray(there != value.static)
+
+
 @dataclass
 class _Pass:
     opset: int

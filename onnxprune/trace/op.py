@@ -100,6 +100,13 @@ class Op:
         value = self.given(i)
         return None if value is None else value.static
 
+    def varies(self, i: int, element: int | None = None) -> bool:
+        """Input `i`, or one element of it, has another static value at other sizes of the model's inputs."""
+        value = self.given(i)
+        if value is None or value.varies is None:
+            return False
+        return bool(value.varies.any() if element is None else value.varies.ravel()[element])
+
     def ints(self, i: int, name: str, default: Sequence[int] | None = None) -> list[int] | None:
         """A list that is an attribute in old opsets and an input in new ones; None where it depends on data."""
         if name in self.node.attrs:
@@ -195,7 +202,14 @@ class Op:
             self.made.append(value)
 
     def count(
-        self, slot: str | int, element: int | None, labels: Labels, position: int = 0, *, add: int = 0, due: Labels | None = None
+        self,
+        slot: str | int,
+        element: int | None,
+        labels: Labels,
+        position: int = 0,
+        *,
+        add: int = 0,
+        due: Labels | None = None,
     ) -> None:
         """A number in an attribute or input counts these labels, plus a constant; see `Edit` for `due`."""
         self.edits.append(Edit(self.node, slot, element, labels, position, add=add, due=due))

@@ -28,6 +28,8 @@ class Value:
         blocked: for a weight read by grouped operators, axis -> labels `(blocks, size)`: one set of labels for each of
             `blocks` equal parts of axis 0.
         constant: it depends on weights and shapes alone, not on what is fed.
+        varies: `static` is another one at other sizes of the symbolic dimensions: per element, or all of it where its own
+            shape changes; None where it is the same.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Value:
     why: dict[int, str] = field(default_factory=dict)
     blocked: dict[int, Labels] = field(default_factory=dict)
     constant: bool = False
+    varies: NDArray[np.bool_] | None = None
 
     @property
     def rank(self) -> int:

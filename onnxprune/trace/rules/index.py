@@ -30,6 +30,8 @@ def gather(op: Op) -> None:
     static = indices.static
     op.space.end(f.labels)
     movable = static is not None and static.size > 0
+    if op.varies(1):
+        op.freeze_axis(x, axis, f"{op.what} picks other slices of it at other input sizes")
     if not movable or indices.rank != 1:
         reason = f"{op.what} looks it up by data" if static is None else f"{op.what} picks single slices of it"
         op.freeze_axis(x, axis, reason)

@@ -152,6 +152,8 @@ def slice_(op: Op) -> None:
     value = x
     for element, (start, end, axis, step) in enumerate(zip(starts, ends, axes, steps, strict=True)):
         axis %= x.rank
+        if op.version >= 10 and (op.varies(1, element) or op.varies(2, element)) and value.field_on(axis):
+            op.freeze_axis(value, axis, f"{op.what} cuts it elsewhere at other input sizes")
         value = replace(value, fields=_slice_axis(op, value, axis, slice(start, end, step), element))
     op.outs[0].fields = value.fields
     op.outs[0].why = dict(x.why)
