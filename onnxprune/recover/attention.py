@@ -29,7 +29,8 @@ from onnxprune.statistics.moments import Moments
 
 Array = NDArray[Any]
 LARGEST = 4608  # features of all kept heads
-_SWEEPS = 4
+_SWEEPS = 3
+_STEPS = 3
 
 
 @dataclass(frozen=True)
@@ -179,17 +180,27 @@ def fit_values(
     current = best
     for _ in range(_SWEEPS):
         value, output = list(current.value), list(current.output)
+        products = [v @ o for v, o in zip(value, output, strict=True)]
+        reached = h @ np.concatenate(products)
         for k, b in enumerate(blocks):
-            product = Factors(value, output).product
-            right = g[b] - h[b] @ product + h[b, b] @ product[b]
+            right = g[b] - reached[b] + h[b, b] @ products[k]
             whitened = solve_triangular(roots[k], right, lower=True, check_finite=False)  # L' B = L^-1 R
-            u, s, vt = np.linalg.svd(whitened, full_matrices=False)
-            d = value[k].shape[1]
-            value[k] = solve_triangular(roots[k], u[:, :d], lower=True, trans="T", check_finite=False) * np.sqrt(s[:d])
-            output[k] = np.sqrt(s[:d])[:, None] * vt[:d]
+            u = _leading(whitened, whitened @ output[k].T)
+            value[k] = solve_triangular(roots[k], u, lower=True, trans="T", check_finite=False)
+            output[k] = u.T @ whitened
+            new = value[k] @ output[k]
+            reached += h[:, b] @ (new - products[k])
+            products[k] = new
         current = _outputs(h, g, value, blocks)
     after = loss(current)
     return (current, before, after) if after < before else (best, before, before)
+
+
+def _leading(matrix: Array, start: Array) -> Array:
+    """The leading left singular vectors `(C, d)` by subspace iteration from a guess of theirs."""
+    for _ in range(_STEPS):
+        start, _ = np.linalg.qr(matrix @ (matrix.T @ start))
+    return start
 
 
 def _outputs(h: Array, g: Array, value: list[Array], blocks: list[slice]) -> Factors:
