@@ -28,7 +28,7 @@ from onnxprune.recover.attention import Factors, Values, features, find_values, 
 from onnxprune.recover.fit import Fit
 from onnxprune.recover.solve import Mode, Solution, solve
 from onnxprune.recover.target import Chain, follow
-from onnxprune.statistics.channels import batch_size, counted_rows, spread
+from onnxprune.statistics.channels import batch_size, counted_rows, positions_of_each, spread
 from onnxprune.statistics.flow import Flow, lift
 from onnxprune.statistics.linear import Dense, Form, Linear, find_linear
 from onnxprune.statistics.moments import Moments
@@ -37,8 +37,6 @@ from onnxprune.trace.value import Value
 
 Array = NDArray[Any]
 LARGEST = 4608  # taps times channels: beyond that a Gram matrix costs more than it is worth
-_ROWS = 10  # rows for each tap, where the samples have as many
-_LEAST, _MOST = 8192, 65536
 _HELD = 5  # every fifth sample judges
 
 
@@ -213,7 +211,7 @@ class _Run:
         self.pruned.compute([linear.x])
         self.dense.compute([linear.x])
         train, held = (Moments.empty(1, kept.size, value.sizes[axis]) for _ in range(2))
-        limit = -(-min(max(_ROWS * kept.size, _LEAST), _MOST) // max(self.samples.count, 1))
+        limit = positions_of_each(kept.size, self.samples)
         for b, batch in enumerate(self.samples.batches):
             before = np.asarray(self.dense.get(linear.x, b, batch.feeds))
             after = np.asarray(self.pruned.get(linear.x, b, batch.feeds))
@@ -254,7 +252,7 @@ class _Run:
         self.dense.compute([n for j in jobs for n in (j.linear.y, *[s for s, _ in j.sums])])
         shapes = jobs[0].old.shape[0], taps, sum(j.old.shape[2] for j in jobs)
         train, held = Moments.empty(*shapes), Moments.empty(*shapes)
-        limit = -(-min(max(_ROWS * taps, _LEAST), _MOST) // max(self.samples.count, 1))
+        limit = positions_of_each(taps, self.samples)
         for b, batch in enumerate(self.samples.batches):
             target = self.dense.get(jobs[0].linear.y, b, batch.feeds)
             chosen = spread(form.positions(target), limit)
@@ -276,7 +274,7 @@ class _Run:
             self.pruned.compute([values.x, way.probabilities, *[n for n, _ in job.sums]])
             self.dense.compute([job.linear.y, *[s for s, _ in job.sums]])
             train, held = (Moments.empty(1, heads * c, job.old.shape[2]) for _ in range(2))
-            limit = -(-min(max(_ROWS * heads * c, _LEAST), _MOST) // max(self.samples.count, 1))
+            limit = positions_of_each(heads * c, self.samples)
             fits = True
             for b, batch in enumerate(self.samples.batches):
                 target = self.dense.get(job.linear.y, b, batch.feeds)

@@ -19,7 +19,7 @@ from onnxprune.statistics.moments import Moments
 
 Array = NDArray[np.float64]
 Mode = Literal["none", "bias", "affine", "channel", "lsq"]
-STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)
+STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
 
 @dataclass(frozen=True)

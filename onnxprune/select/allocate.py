@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnxprune.errors import UsageError
 from onnxprune.groups.classes import Ids
 from onnxprune.groups.group import Group, Groups
-from onnxprune.select.context import ScoreContext
+from onnxprune.select.context import Curve, ScoreContext
 from onnxprune.select.criteria import score
 
 Ranking = Literal["local", "global"]
@@ -29,8 +29,7 @@ class Options:
         ratio: share of each group's units that goes, 0 <= ratio < 1.
         ratios: the same for groups that match a glob; the last match counts.
         criterion: name of a registered criterion.
-        ranking: `local` takes the share from every group, `global` from all groups together, by score relative to the
-            mean of the group.
+        ranking: `local` takes the share from every group, `global` from all groups together what costs least, see `_global`.
         round_to: kept widths are multiples of this, where the group has as many.
         min_channels: kept units of a group, at least 1.
         ignore: globs of groups, initializers or nodes that stay.
@@ -137,7 +136,8 @@ def allocate(groups: Groups, options: Options, context: ScoreContext | None = No
     scores = score(context or ScoreContext(groups), options.criterion)
     of_group = {group.id: values for group, values in zip(groups.groups, scores, strict=True)}
     choices = [Choice(group, [[] for _ in group.buckets], of_group[group.id]) for group in wanted]
-    counts = _global(choices, options) if options.ranking == "global" else [_local(c, options) for c in choices]
+    ranked = options.ranking == "global"
+    counts = _global(choices, options, scores.curves) if ranked else [_local(c, options) for c in choices]
     for choice, count in zip(choices, counts, strict=True):
         count = _rounded(choice.group, count, options)
         choice.removed = [sorted(np.argsort(s, kind="stable")[:count].tolist()) for s in choice.scores]
@@ -183,17 +183,27 @@ def _local(choice: Choice, options: Options) -> int:
     return math.floor(choice.group.units * _ratio(choice.group, options) + 1e-9)
 
 
-def _global(choices: Sequence[Choice], options: Options) -> list[int]:
-    """The share of all units that matter least, by score over the mean score of the group; ratios by glob stay local."""
+def _global(choices: Sequence[Choice], options: Options, curves: Mapping[str, Curve]) -> list[int]:
+    """What costs least from all groups together; ratios by glob stay local.
+
+    Where every group has an error curve, the cost of a unit is the share of its readers' output variance that is lost with
+    it, per multiply-accumulate, and the ratio is one of multiply-accumulates. Else the cost is the score over the mean score
+    of the group, and the ratio is one of parameters.
+    """
     own = [any(matches(c.group, p) for p in options.ratios) for c in choices]
+    known = all(c.group.id in curves or own[k] for k, c in enumerate(choices))
     ranked = []
     for k, choice in enumerate(choices):
         if own[k]:
             continue
-        total = np.sum([np.sort(s)[: choice.group.units] for s in choice.scores], axis=0)
-        weight = choice.group.unit_params
-        for value in total / (total.mean() or 1.0):
-            ranked.append((float(value), k, weight))
+        if known:
+            weight = max(choice.group.unit_macs, 1.0)
+            costs = np.maximum.accumulate(np.diff(curves[choice.group.id].relative, append=np.inf)) / weight
+        else:
+            weight = choice.group.unit_params
+            costs = np.sum([np.sort(s)[: choice.group.units] for s in choice.scores], axis=0)
+            costs /= costs.mean() or 1.0
+        ranked += [(float(cost), k, weight) for cost in costs]
     budget = options.ratio * sum(w for _, _, w in ranked)
     counts = [0] * len(choices)
     for _, k, weight in sorted(ranked, key=lambda r: r[0]):

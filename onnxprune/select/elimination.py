@@ -8,6 +8,8 @@ in output variance once the best linear compensation is in (and the mean is in t
 
     P -= P_:g P_gg^-1 P_g:        W -= P_:g P_gg^-1 W_g
 
+With R rows of C channels S is drawn towards its diagonal by (C / R)^2, at most all the way.
+
 Only M = W W' is ever needed, so the width of the readers does not matter. Columns of P and M are brought up to date when
 they are needed, the matrices themselves by one product per `_DELAY` channels: all of it is matrix products and O(C) steps.
 """
@@ -116,6 +118,7 @@ class _Tensor:
         for w in s.weights:
             gram += w @ w.T
         self.total = float(max((covariance * gram).sum(), 0.0))
+        covariance = _shrunk(covariance, s.rows)
         scale = max(float(np.diagonal(covariance).mean()), _TINY)
         precision = _inverse(covariance / scale + DAMPING * np.eye(channels))
         self.elements, counts = np.unique(owner[owner >= 0], return_counts=True)
@@ -192,6 +195,12 @@ class _Tensor:
         self.elements = self.elements[self.here]
         self.here = np.ones(self.elements.size, np.bool_)
         self._begin()
+
+
+def _shrunk(covariance: Floats, rows: int) -> Floats:
+    """Fewer correlations where there are few rows: C channels seen in less than C rows seem to make up for each other."""
+    share = min(1.0, (len(covariance) / max(rows, 1)) ** 2)
+    return (1 - share) * covariance + share * np.diag(np.diagonal(covariance))
 
 
 def _inverse(matrix: Floats) -> Floats:

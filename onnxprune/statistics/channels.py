@@ -18,8 +18,9 @@ from onnxprune.statistics.linear import Convolution, Dense, Linear, find_linear
 from onnxprune.statistics.stream import Stream
 
 Array = NDArray[Any]
-_ROWS = 8  # rows for each channel, where the samples have as many
-_LEAST, _MOST = 8192, 65536
+_ROWS = 8  # rows for each channel, at least, where the samples have as many
+_MOST = 65536
+_WORK = 1e11  # multiply-accumulates for one Gram matrix
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ def channel_statistics(
 def _collect(stream: Stream, samples: Samples, name: str, axis: int, labels: Array) -> ChannelStatistics:
     c = labels.size
     rows, mean, scatter, zeros = 0, np.zeros(c), np.zeros((c, c)), np.zeros(c)
-    limit = -(-min(max(_ROWS * c, _LEAST), _MOST) // max(samples.count, 1))
+    limit = positions_of_each(c, samples)
     form = Dense(axis, False)
     for b, batch in enumerate(samples.batches):
         x = np.asarray(stream.get(name, b, batch.feeds))
@@ -128,6 +129,12 @@ def _collect(stream: Stream, samples: Samples, name: str, axis: int, labels: Arr
         rows = total
     count = max(rows, 1)
     return ChannelStatistics(name, labels.astype(np.int32), rows, mean, scatter / count, zeros / count, [])
+
+
+def positions_of_each(channels: int, samples: Samples) -> int:
+    """Positions of each sample that are looked at, for a Gram matrix of this width."""
+    rows = min(max(_WORK / channels**2, _ROWS * channels), _MOST)
+    return max(-(-int(rows) // max(samples.count, 1)), 1)
 
 
 def spread(total: int, limit: int) -> Array:

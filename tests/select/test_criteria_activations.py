@@ -1,6 +1,6 @@
 """Criteria that look at activations, on statistics made by hand; elimination against brute force."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -35,7 +35,8 @@ def measured(labels, samples, *weights) -> Statistics:
     zeros = (samples <= 0).mean(0)
     matrices = [np.asarray(w, np.float64) for w in weights]
     labels = np.asarray(labels, np.int32)
-    return Statistics("b", labels, len(samples), samples.mean(0), covariance, zeros, matrices, samples)
+    many = 1000 * len(samples)  # so many rows that correlations count in full
+    return Statistics("b", labels, many, samples.mean(0), covariance, zeros, matrices, samples)
 
 
 def layers(n: int):
@@ -277,3 +278,14 @@ def test_ties_keep_the_order_of_elimination():
     statistics = measured(labels, np.zeros((3, 5)), np.zeros((5, 2)))
     found = only(groups, [statistics], "obs")
     assert len(set(found.tolist())) == 5
+
+
+def test_few_rows_are_not_believed():
+    """Twelve channels in ten rows seem to make up for each other; then what each does alone counts."""
+    groups, labels = layers(12)
+    samples = np.random.default_rng(0).standard_normal((10, 12)) * np.arange(1, 13)
+    few = replace(measured(labels, samples, np.ones((12, 3))), rows=10)
+    values = only(groups, [few], "obs")
+    assert list(np.argsort(values)) == list(np.argsort(samples.var(0)))
+    many = replace(few, rows=10_000)
+    assert only(groups, [many], "obs").sum() < 0.5 * values.sum()
