@@ -51,9 +51,16 @@ def summary(results: Record, peers: Record | None = None) -> str:
     ):
         row = [title, str(len(part)), _median(part, lambda c, f=figure: c.get(f), _percent)]
         for name in PEERS if peers else ():
-            row.append(_median([_peer(peers, c["key"], name) for c in part], lambda r: r.get("params_removed") or 0.0, _percent))
+            row.append(
+                _median([_peer(peers, c["key"], name) for c in part], lambda r: r.get("params_removed") or 0.0, _percent)
+            )
         rows.append(row)
-    heads = ["median of parameters removed, %", "models", "onnxprune", *[h.removesuffix(" params %") for h in _peer_heads(peers)]]
+    heads = [
+        "median of parameters removed, %",
+        "models",
+        "onnxprune",
+        *[h.removesuffix(" params %") for h in _peer_heads(peers)],
+    ]
     broken = [
         f"{_summary_row(title, [r for c in cases if (r := _peer(peers, c['key'], name))])[4]} ({title})"
         for name, title in PEERS.items()

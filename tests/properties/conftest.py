@@ -6,7 +6,6 @@
 
 import os
 
-import pytest
 from hypothesis import HealthCheck, Phase, settings
 
 _asked = os.environ.get("ONNXPRUNE_EXAMPLES")
