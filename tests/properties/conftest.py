@@ -12,7 +12,7 @@ _asked = os.environ.get("ONNXPRUNE_EXAMPLES")
 _phases = [Phase.explicit, Phase.generate] + [Phase.shrink] * (os.environ.get("ONNXPRUNE_SHRINK") == "1")
 settings.register_profile(
     "onnxprune",
-    max_examples=int(_asked or 25),
+    max_examples=int(_asked or 50),
     derandomize=not _asked,
     phases=_phases,
     deadline=None,
