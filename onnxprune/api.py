@@ -25,6 +25,7 @@ from onnxprune.proof.check import Checker, alive_after, default_tolerance
 from onnxprune.proof.oracle import Verification
 from onnxprune.recover.reconstruct import reconstruct as fit
 from onnxprune.recover.solve import Mode
+from onnxprune.report.fidelity import fidelity
 from onnxprune.report.report import Report, count_params, rows, total_macs
 from onnxprune.select.allocate import Attention, Options, Ranking, allocate
 from onnxprune.select.context import ScoreContext
@@ -166,6 +167,7 @@ def prune(
         if check and verification is not None and all(c.group.exact for c in choices):
             verification = checker.verify(pruned, alive) or verification
             clock("verification of the result")
+    likeness = [] if found is None else fidelity(prepared.model, pruned, found)
     plan = make_plan(sha256_model(source), groups, choices, alive)
     report = Report(
         count_params(groups),
@@ -186,6 +188,7 @@ def prune(
         "" if found is None else found.origin,
         name,
         [] if recovery is None else recovery.fits,
+        likeness,
         None if proven is None else {g: {str(k): n for k, n in kinds.items()} for g, kinds in proven.counts().items()},
     )
     clock("report")

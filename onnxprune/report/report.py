@@ -11,6 +11,7 @@ from onnxprune.groups.classes import Mask
 from onnxprune.groups.group import Frozen, Groups
 from onnxprune.proof.oracle import Verification
 from onnxprune.recover.fit import Fit
+from onnxprune.report.fidelity import Fidelity
 from onnxprune.report.macs import node_macs
 from onnxprune.select.allocate import Choice
 from onnxprune.surgery.follow import pruned_shape
@@ -62,6 +63,7 @@ class Report:
         calibration: where the samples came from; empty where there were none.
         criterion: what the units were ranked by.
         fits: what reconstruction did to each linear node behind a removal.
+        fidelity: how far the outputs are from the source's on the calibration samples.
         lossless: group -> kind -> units that provably did nothing; None where that was not asked for.
     """
 
@@ -83,6 +85,7 @@ class Report:
     calibration: str = ""
     criterion: str = ""
     fits: list[Fit] = field(default_factory=list)
+    fidelity: list[Fidelity] = field(default_factory=list)
     lossless: dict[str, dict[str, int]] | None = None
 
     def to_dict(self) -> dict[str, Any]:

@@ -85,7 +85,7 @@ def result_notes(report: Report, *, verbose: bool, width: bool) -> list[Note]:
     cut = [g for g in report.groups if g.removed]
     units, of = sum(g.removed for g in cut), sum(g.units for g in cut)
     notes = [Note("removed", f"{units:,} of {of:,} units in {plural(len(cut), 'group')}")] if cut else []
-    notes += recovery_notes(report)
+    notes += recovery_notes(report) + fidelity_notes(report)
     notes.append(Note("MACs", f"of one run with {shapes_text(report.shapes)}"))
     notes += frozen_notes(report.frozen, verbose=verbose, width=width)
     notes += trouble_notes(report.unknown_ops, report.failures)
@@ -124,6 +124,21 @@ def recovery_notes(report: Report) -> list[Note]:
     refused = [f for f in report.fits if f.reason]
     if refused:
         notes.append(Note("not fitted", f"{plural(len(refused), 'linear node')}: {refused[0].reason}"))
+    return notes
+
+
+def fidelity_notes(report: Report) -> list[Note]:
+    """How far each output is from the source's, on the calibration samples."""
+    notes = []
+    for k, f in enumerate(report.fidelity):
+        text = (
+            f"output {f.output!r} on the calibration samples: relative error {f.relative_error:.1%}, cosine {f.cosine:.4f}"
+        )
+        if f.agreement is not None and f.interval is not None:
+            low, high = f.interval
+            text += f", top-1 agreement {f.agreement:.1%} (95 % interval {low:.1%} to {high:.1%})"
+        text += f"; farthest: sample {f.worst[0][0]} ({f.worst[0][1]:.0%})" if f.worst else ""
+        notes.append(Note("" if k else "fidelity", text))
     return notes
 
 

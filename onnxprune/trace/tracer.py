@@ -125,6 +125,8 @@ class _Tracer:
             value = scope[name]
             uses = readers.get(name, [])
             quantized = bool(uses) and all(n.op == "DequantizeLinear" and i in (0, 2) for n, i in uses)
+            if uses and all(n.op in ("Resize", "Upsample") and i > 0 for n, i in uses):
+                continue  # factors of sizes, not channels
             if (value.dtype in _FLOATS or quantized) and value.shape and name not in self.result.weights:
                 self.label(value, [] if name in outputs else uses)
 
