@@ -100,7 +100,7 @@ def skip_layer_norm(op: Op) -> None:
     op.outs[0].fields = [Field(f.axes, f.labels, False) for f in op.outs[0].fields]
     for f in op.outs[0].fields:
         if x.rank - 1 in f.axes:
-            op.space.mark_inexact(op.space.separate(f, x.rank - 1), f"{op.what} computes a statistic over it")
+            op.space.mark_inexact(op.space.across(f, x.rank - 1), f"{op.what} computes a statistic over it")
     if len(op.outs) > 3 and op.outs[3].name:
         addends = [0, 1, 4] if op.node.op == "SkipLayerNormalization" else [0, 1, 3]
         op.pointwise(addends, out=3)
@@ -121,9 +121,7 @@ def lp_norm(op: Op) -> None:
     if f is not None and not f.zero:
         op.inexact_axis(x, axis, "a norm")
     op.same()
-    for other in x.fields:
-        if axis not in other.axes and other.zero:
-            op.space.freeze(other.labels, f"{op.what} divides by its norm, which is 0 once its weights are")
+    _freeze_beside(op, {axis}, f"{op.what} divides by its norm, which is 0 once its weights are", zero_only=True)
 
 
 @rule("MeanVarianceNormalization")
@@ -132,7 +130,15 @@ def mean_variance(op: Op) -> None:
     axes = {int(axis) % op.need(0).rank for axis in op.attr("axes", [0, 2, 3])}
     for axis in axes:
         op.inexact_axis(op.need(0), axis, "mean and variance")
-    for f in op.need(0).fields:
-        if not axes & set(f.axes):
-            op.space.freeze(f.labels, f"{op.what} divides by its deviation, which is 0 where it is constant")
+    _freeze_beside(op, axes, f"{op.what} divides by its deviation, which is 0 where it is constant")
     op.same(zero=False)
+
+
+def _freeze_beside(op: Op, axes: set[int], reason: str, *, zero_only: bool = False) -> None:
+    """A slice beside the axes of a statistic would have one of its own, over nothing but constants."""
+    for f in op.need(0).fields:
+        if axes & set(f.axes):
+            for axis in set(f.axes) - axes:
+                op.space.freeze(op.space.across(f, axis), reason)
+        elif f.zero or not zero_only:
+            op.space.freeze(f.labels, reason)
