@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import onnx
@@ -28,8 +29,8 @@ class Shelf:
         self.bytes = 0
         self.folder: tempfile.TemporaryDirectory[str] | None = None
 
-    def put(self, array: Array) -> Array:
-        """The array, or one like it that lies in a file."""
+    def put(self, array: Array) -> Array | Path:
+        """The array, or the file that it lies in."""
         if self.bytes + array.nbytes <= self.budget or array.nbytes < 1 << 16:
             self.bytes += array.nbytes
             return array
@@ -37,30 +38,45 @@ class Shelf:
             self.folder = tempfile.TemporaryDirectory(prefix="onnxprune-")
         with tempfile.NamedTemporaryFile(dir=self.folder.name, suffix=".npy", delete=False) as file:
             np.save(file, array)
-        return np.asarray(np.load(file.name, mmap_mode="r"))
+        return Path(file.name)
 
-    def drop(self, array: Array) -> None:
+    def drop(self, item: Array | Path) -> None:
         """Gives its place back."""
-        base = array if isinstance(array, np.memmap) else array.base
-        if isinstance(base, np.memmap):
-            Path(str(base.filename)).unlink(missing_ok=True)
+        if isinstance(item, Path):
+            item.unlink(missing_ok=True)
         else:
-            self.bytes -= array.nbytes
+            self.bytes -= item.nbytes
+
+
+def taken(item: Array | Path) -> Array:
+    """What was put on a shelf."""
+    return np.asarray(np.load(item)) if isinstance(item, Path) else item
+
+
+class _Shelved(Sequence[Batch]):
+    """Batches whose arrays lie on a shelf."""
+
+    def __init__(self, batches: Iterable[Batch], budget: int) -> None:
+        self.shelf = Shelf(budget)
+        self.items = [({n: self.shelf.put(a) for n, a in b.feeds.items()}, b.count) for b in batches]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    @overload
+    def __getitem__(self, index: int) -> Batch: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Batch]: ...
+    def __getitem__(self, index: int | slice) -> Batch | list[Batch]:
+        if isinstance(index, slice):
+            return [self[k] for k in range(*index.indices(len(self)))]
+        feeds, count = self.items[index]
+        return Batch({n: taken(item) for n, item in feeds.items()}, count)
 
 
 def at_hand(samples: Samples, budget: int) -> Samples:
     """The same samples, decoded once: they are read many times."""
-    shelf = Shelf(budget)
-    batches = [Batch({n: shelf.put(a) for n, a in b.feeds.items()}, b.count) for b in samples.batches]
-    return Samples(_Shelved(batches, shelf), samples.count, samples.origin, samples.synthetic, samples.mask)
-
-
-class _Shelved(list[Batch]):
-    """Batches, and the files they lie in."""
-
-    def __init__(self, batches: list[Batch], shelf: Shelf) -> None:
-        super().__init__(batches)
-        self.shelf = shelf
+    return replace(samples, batches=_Shelved(samples.batches, budget))
 
 
 class Stream:
@@ -81,7 +97,8 @@ class Stream:
         self.weights: dict[str, Array] = {}
         self.done: set[int] = set()
         self.pinned: set[str] = set()
-        self.held: dict[str, list[Array]] = {}
+        self.held: dict[str, list[Array | Path]] = {}
+        self.kinds: dict[str, int] = {}
         self.shelf = Shelf(budget)
 
     def compute(self, names: Iterable[str]) -> None:
@@ -121,7 +138,7 @@ class Stream:
         if held is None:
             constant = self.weights.get(name)
             return numpy_helper.to_array(self.flow.initializers[name]) if constant is None else constant
-        return held[batch]
+        return taken(held[batch])
 
     def run(self, nodes: Sequence[int], outputs: Sequence[str]) -> None:
         """Runs some nodes over all batches and keeps some of their outputs."""
@@ -133,14 +150,16 @@ class Stream:
         try:
             options = ort.SessionOptions()
             options.log_severity_level = 4
+            options.enable_cpu_mem_arena = False
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # numpy needs the cores in between
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
             part = self.part(nodes, inputs, outputs, read)
             session = ort.InferenceSession(part.SerializeToString(), options, providers=["CPUExecutionProvider"])
-            results: dict[str, list[Array]] = {n: [] for n in outputs}
+            results: dict[str, list[Array | Path]] = {n: [] for n in outputs}
             for b, batch in enumerate(self.samples.batches):
                 given = {n: self.get(n, b, batch.feeds) for n in inputs}
                 for name, array in zip(outputs, session.run(list(outputs), given), strict=True):
+                    self.kinds[name] = helper.np_dtype_to_tensor_dtype(array.dtype)
                     results[name].append(self.shelf.put(array))
         except Exception as error:
             first = self.flow.nodes[nodes[0]]
@@ -157,8 +176,7 @@ class Stream:
             if name in self.flow.inputs:
                 infos.append(self.flow.inputs[name])
             else:
-                kind = helper.np_dtype_to_tensor_dtype(self.held[name][0].dtype)
-                infos.append(helper.make_tensor_value_info(name, kind, None))
+                infos.append(helper.make_tensor_value_info(name, self.kinds[name], None))
         weights = []
         for name in sorted(read & self.flow.initializers.keys()):
             changed = self.weights.get(name)
