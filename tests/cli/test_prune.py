@@ -118,3 +118,57 @@ def test_tables_fit_the_width(invoke, model, tmp_path, monkeypatch, columns):
     body = out.splitlines()[2:]  # the title is two paths of any length
     assert body
     assert max(len(line) for line in body if str(tmp_path)[:8] not in line) <= int(columns)
+
+
+@pytest.fixture
+def calibration(model, tmp_path):
+    """Samples for the model's input."""
+    name = onnx.load(model).graph.input[0].name
+    path = tmp_path / "samples.npz"
+    shape = onnx.load(model).graph.input[0].type.tensor_type.shape.dim
+    sizes = [d.dim_value or 6 for d in shape][1:]
+    np.savez(path, **{name: np.random.default_rng(0).standard_normal((40, *sizes)).astype(np.float32)})
+    return path
+
+
+def test_samples_rank_and_repair(invoke, model, calibration, tmp_path):
+    arguments = ("prune", model, "-o", tmp_path / "out.onnx", "--no-latency", "--data", calibration)
+    report = json.loads(invoke(*arguments, "--json").out)["report"]
+    assert report["calibration"] == "40 samples of samples.npz" and report["criterion"] == "obs"
+    assert [f["kind"] for f in report["fits"]] == ["lsq"]
+    assert report["fits"][0]["lost_after"] < report["fits"][0]["lost_before"]
+    assert report["fidelity"][0]["samples"] == 40 and report["verification"]["passed"]
+    bare = json.loads(invoke(*arguments, "--json", "--reconstruct", "none").out)["report"]
+    assert bare["criterion"] == "l2" and bare["fits"] == []
+    assert bare["fidelity"][0]["relative_error"] > report["fidelity"][0]["relative_error"]
+    table = invoke(*arguments, "--samples", "12").out
+    assert "12 samples of samples.npz; ranked by obs" in table and "recovered" in table and "fidelity" in table
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (["--reconstruct", "lsq"], 2, "give --data PATH or --data synthetic"),
+        (["--reconstruct", "more", "--data", "synthetic"], 2, "--reconstruct more"),
+        (["--data", "nothere.npz"], 1, "nothere.npz: no such file or folder"),
+        (["--criterion", "obs"], 2, "needs samples"),
+        (["--lossless", "--ratio", "0.3"], 2, "--lossless decides by itself"),
+        (["--lossless"], 5, "every channel does something"),
+    ],
+)
+def test_options_that_do_not_go_together(invoke, model, tmp_path, options, code, message):
+    result = invoke("prune", model, "-o", tmp_path / "out.onnx", "--no-latency", *options)
+    assert result.code == code and message in result.err and result.err.count("\n") == 1
+    assert not (tmp_path / "out.onnx").exists()
+
+
+def test_lossless_removes_what_is_dead(invoke, model, tmp_path):
+    source = onnx.load(model)
+    for tensor in source.graph.initializer:
+        if tensor.name == "w2":
+            array = onnx.numpy_helper.to_array(tensor).copy()
+            array[:, [2, 9]] = 0
+            tensor.CopyFrom(onnx.numpy_helper.from_array(array, "w2"))
+    onnx.save(source, tmp_path / "dead.onnx")
+    result = invoke("prune", tmp_path / "dead.onnx", "-o", tmp_path / "out.onnx", "--no-latency", "--lossless")
+    assert result.code == 0 and "2 unread" in result.out and "2 of 16 units" in result.out
