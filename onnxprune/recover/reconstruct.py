@@ -26,6 +26,7 @@ from onnxprune.prepare.prepare import Prepared
 from onnxprune.recover.attention import LARGEST as LARGEST_FEATURES
 from onnxprune.recover.attention import Factors, Values, features, find_values, fit_values
 from onnxprune.recover.fit import Fit
+from onnxprune.recover.slots import drop_zeros, give_slots, write_weights
 from onnxprune.recover.solve import Mode, Solution, solve
 from onnxprune.recover.target import Chain, follow
 from onnxprune.statistics.channels import batch_size, counted_rows, positions_of_each, spread
@@ -78,7 +79,7 @@ def reconstruct(
     result.CopyFrom(pruned)
     work = lift(result)
     linears = _behind_removal(work, prepared.model)
-    _give_slots(result, work, linears, groups)
+    give_slots(result, work, linears, groups)
     work = lift(result)
     flow = Flow(work)
     order = [x for x in find_linear(flow) if x.y in {y.y for y in linears}]
@@ -95,8 +96,8 @@ def reconstruct(
         progress(f"reconstructing {together[0].name}", 1 - len(pending) / len(order))
         fits += run.fit(together, pending)
         pending = [x for x in pending if x not in together]
-    _write(result, run.pruned.weights)
-    _drop_zeros(result)
+    write_weights(result, run.pruned.weights)
+    drop_zeros(result)
     return Reconstruction(result, fits)
 
 
@@ -414,55 +415,3 @@ def _behind_removal(pruned: onnx.ModelProto, dense: onnx.ModelProto) -> list[Lin
         if any(n in changed or n in dirty for n in flow.reads(k)):
             dirty |= set(node.output)
     return [x for x in find_linear(flow) if x.x in dirty]
-
-
-def _give_slots(result: onnx.ModelProto, work: onnx.ModelProto, linears: list[Linear], groups: Groups) -> None:
-    """Gives each node a bias of its own, where it can have one and shares it or has none."""
-    flow = Flow(work)
-    nodes = {n.output[0]: n for n in result.graph.node}
-    taken: set[str] = set()
-    for linear in linears:
-        value = groups.trace.values.get(linear.y)
-        if value is None or value.shape is None:
-            continue
-        stored = numpy_helper.to_array(flow.initializers[linear.weight])
-        matrix = linear.matrix(stored)
-        outputs = matrix.shape[0] * matrix.shape[2]
-        slot = follow(flow, linear, linear.form.channel_axis(value.rank), value.rank, outputs).slot
-        if slot is None:
-            continue
-        shared = len(flow.readers.get(slot.tensor, ())) > 1 or slot.tensor in taken or slot.tensor in flow.outputs
-        if slot.tensor and not shared:
-            taken.add(slot.tensor)
-            continue
-        reader = nodes[flow.nodes[slot.node].output[0]]
-        name = f"{reader.output[0]}_bias"
-        array = np.zeros(outputs, stored.dtype) if not slot.tensor else numpy_helper.to_array(flow.initializers[slot.tensor])
-        result.graph.initializer.append(numpy_helper.from_array(np.array(array), name))
-        if slot.position < len(reader.input):
-            reader.input[slot.position] = name
-        else:
-            reader.input.append(name)
-
-
-def _drop_zeros(model: onnx.ModelProto) -> None:
-    """Takes biases away again that stayed 0."""
-    zeros = {t.name for t in model.graph.initializer if t.name.endswith("_bias") and not numpy_helper.to_array(t).any()}
-    readers = {
-        n.input[2]: n for n in model.graph.node if n.op_type in ("Conv", "Gemm", "ConvTranspose") and len(n.input) > 2
-    }
-    for name in zeros & readers.keys():
-        if readers[name].output[0] + "_bias" == name:
-            del readers[name].input[2]
-            kept = [t for t in model.graph.initializer if t.name != name]
-            del model.graph.initializer[:]
-            model.graph.initializer.extend(kept)
-
-
-def _write(model: onnx.ModelProto, weights: dict[str, Array]) -> None:
-    """Puts new values into initializers and Constant nodes."""
-    tensors = {t.name: t for t in model.graph.initializer}
-    tensors |= {n.output[0]: n.attribute[0].t for n in model.graph.node if n.op_type == "Constant"}
-    for name, array in weights.items():
-        kept = tensors[name].name
-        tensors[name].CopyFrom(numpy_helper.from_array(np.ascontiguousarray(array), kept))

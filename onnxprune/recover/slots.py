@@ -1,0 +1,69 @@
+"""Places for new values in a pruned model: biases that nodes get or share no longer, weights that are written back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from onnxprune.groups.group import Groups
+from onnxprune.recover.target import follow
+from onnxprune.statistics.flow import Flow
+from onnxprune.statistics.linear import Linear
+
+Array = NDArray[Any]
+
+
+def give_slots(result: onnx.ModelProto, work: onnx.ModelProto, linears: list[Linear], groups: Groups) -> None:
+    """Gives each node a bias of its own, where it can have one and shares it or has none."""
+    flow = Flow(work)
+    nodes = {n.output[0]: n for n in result.graph.node}
+    taken: set[str] = set()
+    for linear in linears:
+        value = groups.trace.values.get(linear.y)
+        if value is None or value.shape is None:
+            continue
+        stored = numpy_helper.to_array(flow.initializers[linear.weight])
+        matrix = linear.matrix(stored)
+        outputs = matrix.shape[0] * matrix.shape[2]
+        slot = follow(flow, linear, linear.form.channel_axis(value.rank), value.rank, outputs).slot
+        if slot is None:
+            continue
+        shared = len(flow.readers.get(slot.tensor, ())) > 1 or slot.tensor in taken or slot.tensor in flow.outputs
+        if slot.tensor and not shared:
+            taken.add(slot.tensor)
+            continue
+        reader = nodes[flow.nodes[slot.node].output[0]]
+        name = f"{reader.output[0]}_bias"
+        array = np.zeros(outputs, stored.dtype) if not slot.tensor else numpy_helper.to_array(flow.initializers[slot.tensor])
+        result.graph.initializer.append(numpy_helper.from_array(np.array(array), name))
+        if slot.position < len(reader.input):
+            reader.input[slot.position] = name
+        else:
+            reader.input.append(name)
+
+
+def drop_zeros(model: onnx.ModelProto) -> None:
+    """Takes biases away again that stayed 0."""
+    zeros = {t.name for t in model.graph.initializer if t.name.endswith("_bias") and not numpy_helper.to_array(t).any()}
+    readers = {
+        n.input[2]: n for n in model.graph.node if n.op_type in ("Conv", "Gemm", "ConvTranspose") and len(n.input) > 2
+    }
+    for name in zeros & readers.keys():
+        if readers[name].output[0] + "_bias" == name:
+            del readers[name].input[2]
+            kept = [t for t in model.graph.initializer if t.name != name]
+            del model.graph.initializer[:]
+            model.graph.initializer.extend(kept)
+
+
+def write_weights(model: onnx.ModelProto, weights: dict[str, Array]) -> None:
+    """Puts new values into initializers and Constant nodes."""
+    tensors = {t.name: t for t in model.graph.initializer}
+    tensors |= {n.output[0]: n.attribute[0].t for n in model.graph.node if n.op_type == "Constant"}
+    for name, array in weights.items():
+        kept = tensors[name].name
+        tensors[name].CopyFrom(numpy_helper.from_array(np.ascontiguousarray(array), kept))
