@@ -10,8 +10,9 @@ Source: the layer-wise least squares of He et al. 2017, "Channel Pruning for Acc
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -77,16 +78,15 @@ def reconstruct(
     """
     result = onnx.ModelProto()
     result.CopyFrom(pruned)
+    dense = Stream(lift(prepared.model), samples, budget)
     work = lift(result)
-    linears = _behind_removal(work, prepared.model)
-    give_slots(result, work, linears, groups)
-    work = lift(result)
-    flow = Flow(work)
-    order = [x for x in find_linear(flow) if x.y in {y.y for y in linears}]
-    run = _Run(
-        groups, alive, samples, mode, Stream(lift(prepared.model), samples, budget), Stream(work, samples, budget), order
-    )
-    for way in find_values(flow, find_linear(flow), groups, alive) if mode == "lsq" else ():
+    behind = _behind_removal(Flow(work), dense.flow)
+    added = give_slots(result, work, behind, groups)
+    sliced = Stream(lift(result), samples, budget)
+    linears = find_linear(sliced.flow)
+    order = [x for x in linears if x.y in {y.y for y in behind}]
+    run = _Run(groups, alive, samples, mode, dense, sliced)
+    for way in find_values(sliced.flow, linears, groups, alive) if mode == "lsq" else ():
         run.attention[way.output.y] = way
         run.pruned.pinned |= way.needs | {way.value.x}
     fits: list[Fit] = []
@@ -97,7 +97,7 @@ def reconstruct(
         fits += run.fit(together, pending)
         pending = [x for x in pending if x not in together]
     write_weights(result, run.pruned.weights)
-    drop_zeros(result)
+    drop_zeros(result, added)
     return Reconstruction(result, fits)
 
 
@@ -109,13 +109,16 @@ class _Run:
     mode: Mode
     dense: Stream
     pruned: Stream
-    order: list[Linear]
-
     attention: dict[str, Values] = field(default_factory=dict)
 
     @property
-    def values(self) -> dict[str, Value]:
-        return dict(self.groups.trace.values)
+    def values(self) -> Mapping[str, Value]:
+        return self.groups.trace.values
+
+    @cached_property
+    def judges(self) -> list[NDArray[np.bool_]]:
+        """For each batch which of its samples judge."""
+        return [held_out(batch) for batch in self.samples.batches]
 
     def fit(self, linears: list[Linear], pending: list[Linear]) -> list[Fit]:
         """Fits nodes that read the same tensor in the same way."""
@@ -217,7 +220,7 @@ class _Run:
             before = np.asarray(self.dense.get(linear.x, b, batch.feeds))
             after = np.asarray(self.pruned.get(linear.x, b, batch.feeds))
             chosen = spread(form.positions(before), limit)
-            self.collect(train, held, form.rows(after, chosen), form.rows(before, chosen), batch, before, chosen, form)
+            self.collect(train, held, form.rows(after, chosen), form.rows(before, chosen), b, batch, before, chosen, form)
         old = np.zeros((1, kept.size, value.sizes[axis]))
         old[0, np.arange(kept.size), kept] = 1
         bias = None if job.bias is None else np.zeros((1, value.sizes[axis]))
@@ -259,7 +262,7 @@ class _Run:
             chosen = spread(form.positions(target), limit)
             rows = form.rows(np.asarray(self.pruned.get(x, b, batch.feeds)), chosen)
             wanted = np.concatenate([self.target(j, b, batch, chosen) for j in jobs], axis=3)
-            self.collect(train, held, rows, wanted, batch, target, chosen, form)
+            self.collect(train, held, rows, wanted, b, batch, target, chosen, form)
         if not train.rows:
             train, held = held, train
         return train, held
@@ -290,7 +293,9 @@ class _Run:
                     break
                 chosen = spread(target.shape[1], limit)
                 rows = features(p, x, chosen)[:, :, None, :]
-                self.collect(train, held, rows, self.target(job, b, batch, chosen), batch, target, chosen, job.linear.form)
+                self.collect(
+                    train, held, rows, self.target(job, b, batch, chosen), b, batch, target, chosen, job.linear.form
+                )
             if fits and train.rows:
                 factors, before, after = fit_values(train, held, start, job.bias is not None)
                 if after < before:
@@ -323,6 +328,7 @@ class _Run:
         held: Moments,
         rows: Array,
         wanted: Array,
+        b: int,
         batch: Batch,
         target: Array,
         chosen: Array,
@@ -330,7 +336,7 @@ class _Run:
     ) -> None:
         """Adds rows to the moments that fit and to those that judge."""
         counted = counted_rows(batch, self.samples.mask, target, chosen, form)
-        judged = np.repeat(held_out(batch), len(rows) // batch_size(batch))[: len(rows)]
+        judged = np.repeat(self.judges[b], len(rows) // batch_size(batch))[: len(rows)]
         for part, moments in ((~judged, train), (judged, held)):
             use = counted & part[:, None]
             if use.any():
@@ -404,10 +410,9 @@ def held_out(batch: Batch) -> NDArray[np.bool_]:
     return np.array([zlib.crc32(b"".join(a[k].tobytes() for a in arrays)) % _HELD == 0 for k in range(size)])
 
 
-def _behind_removal(pruned: onnx.ModelProto, dense: onnx.ModelProto) -> list[Linear]:
-    """Linear nodes whose input is not what it was."""
-    flow, source = Flow(pruned), Flow(lift(dense))
-    changed: set[str] = {
+def _behind_removal(flow: Flow, source: Flow) -> list[Linear]:
+    """Linear nodes of the pruned model whose input is not what it was in the source."""
+    changed = {
         n for n, t in flow.initializers.items() if n not in source.initializers or t.dims != source.initializers[n].dims
     }
     dirty: set[str] = set()

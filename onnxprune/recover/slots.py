@@ -17,9 +17,11 @@ from onnxprune.statistics.linear import Linear
 Array = NDArray[Any]
 
 
-def give_slots(result: onnx.ModelProto, work: onnx.ModelProto, linears: list[Linear], groups: Groups) -> None:
-    """Gives each node a bias of its own, where it can have one and shares it or has none."""
+def give_slots(result: onnx.ModelProto, work: onnx.ModelProto, linears: list[Linear], groups: Groups) -> set[str]:
+    """Gives each node a bias of its own, where it can have one and shares it or has none; returns those of the latter."""
     flow = Flow(work)
+    fresh: set[str] = set()
+    added: set[str] = set()
     nodes = {n.output[0]: n for n in result.graph.node}
     taken: set[str] = set()
     for linear in linears:
@@ -38,26 +40,29 @@ def give_slots(result: onnx.ModelProto, work: onnx.ModelProto, linears: list[Lin
             continue
         reader = nodes[flow.nodes[slot.node].output[0]]
         name = f"{reader.output[0]}_bias"
+        while name in flow.initializers or name in flow.producer or name in flow.inputs or name in fresh:
+            name += "_bias"
+        fresh.add(name)
+        added |= set() if slot.tensor else {name}
         array = np.zeros(outputs, stored.dtype) if not slot.tensor else numpy_helper.to_array(flow.initializers[slot.tensor])
         result.graph.initializer.append(numpy_helper.from_array(np.array(array), name))
         if slot.position < len(reader.input):
             reader.input[slot.position] = name
         else:
             reader.input.append(name)
+    return added
 
 
-def drop_zeros(model: onnx.ModelProto) -> None:
-    """Takes biases away again that stayed 0."""
-    zeros = {t.name for t in model.graph.initializer if t.name.endswith("_bias") and not numpy_helper.to_array(t).any()}
-    readers = {
-        n.input[2]: n for n in model.graph.node if n.op_type in ("Conv", "Gemm", "ConvTranspose") and len(n.input) > 2
-    }
-    for name in zeros & readers.keys():
-        if readers[name].output[0] + "_bias" == name:
-            del readers[name].input[2]
-            kept = [t for t in model.graph.initializer if t.name != name]
-            del model.graph.initializer[:]
-            model.graph.initializer.extend(kept)
+def drop_zeros(model: onnx.ModelProto, added: set[str]) -> None:
+    """Takes biases that nodes were given away again where they stayed 0."""
+    zeros = {t.name for t in model.graph.initializer if t.name in added and not numpy_helper.to_array(t).any()}
+    for node in model.graph.node:
+        if node.op_type in ("Conv", "Gemm", "ConvTranspose") and len(node.input) == 3 and node.input[2] in zeros:
+            del node.input[2]
+    used = {n for node in model.graph.node for n in node.input}
+    kept = [t for t in model.graph.initializer if t.name not in added or t.name in used]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)
 
 
 def write_weights(model: onnx.ModelProto, weights: dict[str, Array]) -> None:

@@ -57,11 +57,21 @@ def unlabelled_weights(
     source: onnx.ModelProto, pruned: onnx.ModelProto, groups: Groups
 ) -> Iterator[tuple[str, NDArray[Any]]]:
     """Float tensors that have no axis to label, such as a bias of one element, where reconstruction changed them."""
-    before, after = stored_weights(import_graph(source)), stored_weights(import_graph(pruned))
+    before, after = _floats(source), _floats(pruned)
     for name in before.keys() & after.keys() - groups.trace.weights.keys():
-        old, new = constant_array(before[name]), constant_array(after[name])
-        if old.dtype.kind == "f" and old.shape == new.shape and not np.array_equal(old, new):
-            yield name, new
+        if before[name].dims == after[name].dims:
+            old, new = numpy_helper.to_array(before[name]), numpy_helper.to_array(after[name])
+            if not np.array_equal(old, new):
+                yield name, new
+
+
+def _floats(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
+    """Float tensors of the main graph by name, those of Constant nodes too."""
+    tensors = {t.name: t for t in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "Constant" and node.attribute[0].name == "value":
+            tensors[node.output[0]] = node.attribute[0].t
+    return {n: t for n, t in tensors.items() if t.data_type in _BIASES}
 
 
 def _producers(graph: gs.Graph) -> dict[str, gs.Node]:

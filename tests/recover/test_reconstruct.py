@@ -287,3 +287,15 @@ def test_dimensions_of_values_are_mixed():
     next(t for t in model.graph.initializer if t.name == "w").CopyFrom(numpy_helper.from_array(w.reshape(8, 48), "w"))
     result = onnxprune.prune(model, ratio=0.5, data=samples((6, 8), 192), attention="head-dim")
     assert lost(model, result, (6, 8)) < 2e-3
+
+
+def test_a_new_bias_takes_no_name_that_is_there():
+    text, weights, shape = CASES["conv"]
+    text = text.replace("y = Conv (b, w2)", "z = Conv (b, w2)  y = Add (z, z_bias)")
+    weights = {**weights, "w2": weights["w2"] + 1, "z_bias": normal(5, 6, 6)}
+    model = make(text, weights)
+    result = onnxprune.prune(model, ratio=0.75, data=samples(shape))
+    names = [t.name for t in result.model.graph.initializer]
+    assert len(names) == len(set(names)) and "z_bias_bias" in names
+    assert result.report.verification.passed
+    onnx.checker.check_model(result.model, full_check=True)
