@@ -33,7 +33,7 @@ def run(arguments: Sequence[str]) -> int:
 
         # Returns the code of typer.Exit, and what the command returned, which is nothing, otherwise.
         code: int | None = app(args=[*flags, *rest], prog_name="onnxprune", standalone_mode=False)
-        return code or 0
+        return _interrupted() if code == INTERRUPTED else code or 0  # typer makes a code of Ctrl-C too
     except KeyboardInterrupt:
         return _interrupted()
     except Exception as error:
