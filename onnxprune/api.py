@@ -12,6 +12,7 @@ from typing import Any, get_args
 import onnx
 
 from onnxprune.calibrate.batch import Samples
+from onnxprune.calibrate.rebatch import rebatch
 from onnxprune.errors import NothingToPruneError, PlanError, UsageError, VerificationError
 from onnxprune.groups.build import build
 from onnxprune.groups.classes import Mask
@@ -130,6 +131,7 @@ def prune(
     clock("trace")
     found = None if data is None else at_hand(_samples(data, source, samples, mask, shapes, seed), memory // 4)
     statistics = None
+    found = found and rebatch(found, source, groups.trace.values, memory // 16)
     if found is not None and find(name).needs_data:
         inner = _part(tell, 0.15, 0.3)
         statistics = channel_statistics(prepared.model, groups, found, budget=memory // 2, progress=inner)
@@ -142,6 +144,7 @@ def prune(
         traced = replace(prepared, model=edited(prepared.model, proven))
     else:
         choices = [c for c in allocate(groups, options, ScoreContext(groups, statistics, seed)) if c.count]
+    statistics = None
     if not choices:
         raise NothingToPruneError(_nothing(groups, options) if proven is None else "every channel does something")
     clock("select")

@@ -10,7 +10,7 @@ Source: the layer-wise least squares of He et al. 2017, "Channel Pruning for Acc
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -30,11 +30,12 @@ from onnxprune.recover.fit import Fit
 from onnxprune.recover.slots import drop_zeros, give_slots, write_weights
 from onnxprune.recover.solve import Mode, Solution, solve
 from onnxprune.recover.target import Chain, follow
+from onnxprune.statistics.accumulate import PIECE, Accumulator, picked, pieces
 from onnxprune.statistics.channels import batch_size, counted_rows, positions_of_each, spread
 from onnxprune.statistics.flow import Flow, lift
 from onnxprune.statistics.linear import Dense, Form, Linear, find_linear
 from onnxprune.statistics.moments import Moments
-from onnxprune.statistics.stream import Stream
+from onnxprune.statistics.stream import Stream, View
 from onnxprune.trace.value import Value
 
 Array = NDArray[Any]
@@ -212,20 +213,17 @@ class _Run:
         axis = linear.form.channel_axis(value.rank)
         kept = (kept_slices(value, self.alive) or {}).get(axis, np.arange(value.sizes[axis]))
         form = Dense(axis, False)
-        self.pruned.compute([linear.x])
-        self.dense.compute([linear.x])
-        train, held = (Moments.empty(1, kept.size, value.sizes[axis]) for _ in range(2))
         limit = positions_of_each(kept.size, self.samples)
-        for b, batch in enumerate(self.samples.batches):
-            before = np.asarray(self.dense.get(linear.x, b, batch.feeds))
-            after = np.asarray(self.pruned.get(linear.x, b, batch.feeds))
-            chosen = spread(form.positions(before), limit)
-            self.collect(train, held, form.rows(after, chosen), form.rows(before, chosen), b, batch, before, chosen, form)
+        rows = _Rows(self, kept.size, value.sizes[axis], limit)
+        for before, after in self.views([linear.x], [linear.x]):
+            x, y = after.get(linear.x), before.get(linear.x)
+            chosen = spread(form.positions(y), limit)
+            for part, piece in pieces(form, x, chosen):
+                rows.add(piece, form.rows(y[part], chosen), part, before, y, chosen, form)
+        train, held = rows.result()
         old = np.zeros((1, kept.size, value.sizes[axis]))
         old[0, np.arange(kept.size), kept] = 1
         bias = None if job.bias is None else np.zeros((1, value.sizes[axis]))
-        if not train.rows:
-            train, held = held, train
         found = solve(train, held, old, bias, "lsq", np.ones((1, value.sizes[axis])))
         dense = linear.matrix(numpy_helper.to_array(self.dense.flow.initializers[linear.weight]))[0]
         dense = dense if job.kept is None else dense[:, job.kept]
@@ -251,54 +249,56 @@ class _Run:
     def moments(self, jobs: list[_Job]) -> tuple[Moments, Moments]:
         """Moments of the rows that all jobs share, for fitting and for judging."""
         form, x = jobs[0].linear.form, jobs[0].linear.x
-        taps = jobs[0].old.shape[1]
-        self.pruned.compute([x, *[n for j in jobs for n, _ in j.sums]])
-        self.dense.compute([n for j in jobs for n in (j.linear.y, *[s for s, _ in j.sums])])
-        shapes = jobs[0].old.shape[0], taps, sum(j.old.shape[2] for j in jobs)
-        train, held = Moments.empty(*shapes), Moments.empty(*shapes)
-        limit = positions_of_each(taps, self.samples)
-        for b, batch in enumerate(self.samples.batches):
-            target = self.dense.get(jobs[0].linear.y, b, batch.feeds)
+        groups, taps, _ = jobs[0].old.shape
+        limit = positions_of_each(taps, self.samples, groups)
+        rows = _Rows(self, taps, sum(j.old.shape[2] for j in jobs), limit, groups)
+        sums = [n for j in jobs for n, _ in j.sums]
+        for before, after in self.views([*[j.linear.y for j in jobs], *sums], [x, *sums]):
+            target = before.get(jobs[0].linear.y)
             chosen = spread(form.positions(target), limit)
-            rows = form.rows(np.asarray(self.pruned.get(x, b, batch.feeds)), chosen)
-            wanted = np.concatenate([self.target(j, b, batch, chosen) for j in jobs], axis=3)
-            self.collect(train, held, rows, wanted, b, batch, target, chosen, form)
-        if not train.rows:
-            train, held = held, train
-        return train, held
+            for part, piece in pieces(form, after.get(x), chosen):
+                wanted = [self.target(j, before, after, part, chosen) for j in jobs]
+                joined = wanted[0] if len(wanted) == 1 else np.concatenate(wanted, axis=3)
+                rows.add(piece, joined, part, before, target, chosen, form)
+        return rows.result()
+
+    def views(self, dense: Iterable[str], pruned: Iterable[str]) -> Iterator[tuple[View, View]]:
+        """Both models, batch by batch, with the tensors that are asked for."""
+        return zip(self.dense.walk(dense), self.pruned.walk(pruned), strict=True)
 
     def fit_attention(self, job: _Job, way: Values) -> None:
         """Fits the values of an attention together with the output projection, which is fitted once more afterwards."""
         values = way.value
         stored = self.weight(values.weight)
         whole = values.matrix(stored)[0]
-        start = Factors([whole[:, m] for m in way.made], [job.old[0][r] for r in way.read])
+        start_from = Factors([whole[:, m] for m in way.made], [job.old[0][r] for r in way.read])
         c, heads = whole.shape[0], len(way.made)
         if heads * c <= LARGEST_FEATURES:
-            self.pruned.compute([values.x, way.probabilities, *[n for n, _ in job.sums]])
-            self.dense.compute([job.linear.y, *[s for s, _ in job.sums]])
-            train, held = (Moments.empty(1, heads * c, job.old.shape[2]) for _ in range(2))
             limit = positions_of_each(heads * c, self.samples)
+            rows = _Rows(self, heads * c, job.old.shape[2], limit)
             fits = True
-            for b, batch in enumerate(self.samples.batches):
-                target = self.dense.get(job.linear.y, b, batch.feeds)
-                x = np.asarray(self.pruned.get(values.x, b, batch.feeds))
-                p = np.asarray(self.pruned.get(way.probabilities, b, batch.feeds))
-                if (
-                    p.ndim != 4
-                    or p.shape[:2] != (len(x), heads)
-                    or (p.shape[2], p.shape[3]) != (target.shape[1], x.shape[1])
-                ):
-                    fits = False
-                    break
-                chosen = spread(target.shape[1], limit)
-                rows = features(p, x, chosen)[:, :, None, :]
-                self.collect(
-                    train, held, rows, self.target(job, b, batch, chosen), b, batch, target, chosen, job.linear.form
+            sums = [n for n, _ in job.sums]
+            for before, after in self.views([job.linear.y, *sums], [values.x, way.probabilities, *sums]):
+                target = before.get(job.linear.y)
+                x, p = after.get(values.x), after.get(way.probabilities)
+                fits &= (
+                    p.ndim == 4
+                    and p.shape[:2] == (len(x), heads)
+                    and (p.shape[2], p.shape[3]) == (target.shape[1], x.shape[1])
                 )
+                if not fits:
+                    continue
+                chosen = spread(target.shape[1], limit)
+                step = max(PIECE // (4 * heads * c * len(chosen)), 1)
+                for start in range(0, len(x), step):
+                    part = slice(start, start + step)
+                    piece = features(p[part], x[part], chosen)[:, :, None, :]
+                    wanted = self.target(job, before, after, part, chosen)
+                    rows.add(piece, wanted, part, before, target, chosen, job.linear.form)
+            train, held = rows.result()
             if fits and train.rows:
-                factors, before, after = fit_values(train, held, start, job.bias is not None)
-                if after < before:
+                factors, lost_before, lost_after = fit_values(train, held, start_from, job.bias is not None)
+                if lost_after < lost_before:
                     self.keep_values(job, way, factors, whole, stored)
         self.pruned.pinned -= way.needs | {values.x}
         for other in self.attention.values():
@@ -322,41 +322,19 @@ class _Run:
         self.pruned.weights[job.linear.weight] = job.linear.stored(output, job.stored)
         self.pruned.redo(way.between)
 
-    def collect(
-        self,
-        train: Moments,
-        held: Moments,
-        rows: Array,
-        wanted: Array,
-        b: int,
-        batch: Batch,
-        target: Array,
-        chosen: Array,
-        form: Form,
-    ) -> None:
-        """Adds rows to the moments that fit and to those that judge."""
-        counted = counted_rows(batch, self.samples.mask, target, chosen, form)
-        judged = np.repeat(self.judges[b], len(rows) // batch_size(batch))[: len(rows)]
-        for part, moments in ((~judged, train), (judged, held)):
-            use = counted & part[:, None]
-            if use.any():
-                moments.add(Moments.of(rows[use], wanted[use]))
-
-    def target(self, job: _Job, b: int, batch: Batch, chosen: Array) -> Array:
-        """What the output should be `(N, P, G, M)`."""
+    def target(self, job: _Job, before: View, after: View, part: slice, chosen: Array) -> Array:
+        """What the output of some samples should be `(n, P, G, M)`."""
         form = job.linear.form
         axis = form.channel_axis(self.values[job.linear.y].rank)
-        dense = self.dense.get(job.linear.y, b, batch.feeds)
-        result = form.outputs(_take(dense, job.kept, axis), chosen).astype(np.float64)
+        result = form.outputs(_take(before.get(job.linear.y)[part], job.kept, axis), chosen)
         for name, factor in job.sums:
             kept = (kept_slices(self.values[name], self.alive) or {}).get(axis)
-            before = _take(self.dense.get(name, b, batch.feeds), kept, axis)
-            after = self.pruned.get(name, b, batch.feeds)
-            if before.shape != after.shape or form.outputs(after, chosen).shape != result.shape:
+            one, two = _take(before.get(name)[part], kept, axis), after.get(name)[part]
+            if one.shape != two.shape or form.outputs(two, chosen).shape != result.shape:
                 continue
             usable = np.abs(factor) > 1e-3 * np.abs(factor).max()
             inverse = np.divide(1.0, factor, out=np.zeros_like(factor), where=usable).reshape(result.shape[2:])
-            result += (form.outputs(before, chosen).astype(np.float64) - form.outputs(after, chosen)) * inverse
+            result = result + (form.outputs(one, chosen).astype(np.float64) - form.outputs(two, chosen)) * inverse
         return result
 
     def keep(self, job: _Job, solution: Solution) -> None:
@@ -371,6 +349,28 @@ class _Run:
             if not slot.own:
                 new = old + slot.factor.reshape(old.shape) * new
             self.pruned.weights[slot.tensor] = new.astype(old.dtype)
+
+
+class _Rows:
+    """Rows of a fit: those it is fitted to, and those that judge."""
+
+    def __init__(self, run: _Run, k: int, m: int, limit: int, groups: int = 1) -> None:
+        self.run = run
+        self.train, self.held = (Accumulator(groups, k, m, limit * run.samples.count) for _ in range(2))
+
+    def add(self, rows: Array, wanted: Array, part: slice, view: View, target: Array, chosen: Array, form: Form) -> None:
+        """Takes rows `(n, P, G, K)` of some samples, and what they should give `(n, P, G, M)`."""
+        counted = counted_rows(view.batch, self.run.samples.mask, target, chosen, form)[part]
+        judged = np.repeat(self.run.judges[view.index], len(target) // batch_size(view.batch))[: len(target)][part]
+        for which, moments in ((~judged, self.train), (judged, self.held)):
+            use = counted & which[:, None]
+            if use.any():
+                moments.add(picked(rows, use), picked(wanted, use))
+
+    def result(self) -> tuple[Moments, Moments]:
+        """Moments for fitting and for judging; without rows for the former, the latter are taken for both."""
+        train, held = self.train.result(), self.held.result()
+        return (train, held) if train.rows else (held, train)
 
 
 @dataclass

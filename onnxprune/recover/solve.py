@@ -8,6 +8,7 @@ b' into, the moments are taken about 0.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 
-from onnxprune.statistics.moments import Moments
+from onnxprune.statistics.moments import Moments, add_outer
 
 Array = NDArray[np.float64]
 Mode = Literal["none", "bias", "affine", "channel", "lsq"]
@@ -62,7 +63,7 @@ def solve(train: Moments, held: Moments, old: Array, old_bias: Array | None, mod
     judge = held if held.rows else train
     if not biased:
         train, judge = _about_zero(train), _about_zero(judge)
-    total = train.merged(judge) if held.rows else train
+    parts = [train, judge] if held.rows else [train]
     scale = float((weight * judge.yy).sum()) / max(judge.rows, 1) or 1.0
 
     def loss(matrix: Array, bias: Array | None, moments: Moments) -> float:
@@ -83,9 +84,16 @@ def solve(train: Moments, held: Moments, old: Array, old_bias: Array | None, mod
     before = scored[0][0] / scale
     shifted = scored[1][0] / scale if len(scored) > 1 and scored[1][1] == "bias" else before
     best, kind, strength = min(scored, key=lambda s: s[0])
-    matrix = _ridge(total, old, strength) if kind == "lsq" else _affine(total, old) if kind == "affine" else old
-    new_bias = old_bias if kind == "none" else _shift(total, matrix) if biased else None
-    fitted = loss(matrix, new_bias, total) / (float((weight * total.yy).sum()) / max(total.rows, 1) or 1.0)
+    if kind == "lsq":
+        matrix = _ridge(train, old, strength, judge if held.rows else None)
+    else:
+        matrix = _affine(train.merged(judge) if held.rows else train, old) if kind == "affine" else old
+    shares = [p.rows / max(sum(q.rows for q in parts), 1) for p in parts]
+    new_bias = old_bias
+    if kind != "none" and biased:
+        new_bias = np.asarray(sum(share * _shift(p, matrix) for share, p in zip(shares, parts, strict=True)))
+    variance = float((weight * _spread(parts)).sum()) / max(sum(p.rows for p in parts), 1) or 1.0
+    fitted = sum(share * loss(matrix, new_bias, p) for share, p in zip(shares, parts, strict=True)) / variance
     return Solution(kind, matrix, new_bias, strength, before, shifted, best / scale, fitted)
 
 
@@ -108,16 +116,35 @@ def _affine(m: Moments, old: Array) -> Array:
     return np.asarray(old * factor[:, None])
 
 
-def _ridge(m: Moments, old: Array, strength: float) -> Array:
-    k = m.xx.shape[1]
-    diagonal = np.einsum("gkk->gk", m.xx)
+def _ridge(m: Moments, old: Array, strength: float, more: Moments | None = None) -> Array:
+    """Ridge regression on the rows of one or two moments; needs room for one more `(G, K, K)`."""
+    left, right = m.xx.copy(), m.xy.copy()
+    if more is not None:
+        left += more.xx
+        right += more.xy
+        weight = m.rows * more.rows / (m.rows + more.rows)
+        add_outer(left, weight, more.x - m.x, more.x - m.x)
+        add_outer(right, weight, more.x - m.x, more.y - m.y)
+    diagonal = np.einsum("gkk->gk", left)  # a view
     amount = strength * diagonal.mean(axis=1)
     amount = np.where(amount > 0, amount, 1.0)
-    right = m.xy + amount[:, None, None] * old
-    left = m.xx + amount[:, None, None] * np.eye(k)
-    if len(left) == 1:
-        return np.asarray(cho_solve(cho_factor(left[0], lower=True, overwrite_a=True, check_finite=False), right[0])[None])
+    right += amount[:, None, None] * old
+    diagonal += amount[:, None]
+    if len(left) == 1:  # transposed: LAPACK overwrites what is in its order
+        factor = cho_factor(left[0].T, lower=True, overwrite_a=True, check_finite=False)
+        return np.asarray(cho_solve(factor, right[0], check_finite=False)[None])
     return np.asarray(np.linalg.solve(left, right))
+
+
+def _spread(parts: Sequence[Moments]) -> Array:
+    """Sums of squared deviations of the outputs over all rows `(G, M)`."""
+    rows, mean, result = 0, np.zeros_like(parts[0].y), np.zeros_like(parts[0].yy)
+    for p in parts:
+        share = p.rows / max(rows + p.rows, 1)
+        result = result + p.yy + rows * share * (p.y - mean) ** 2
+        mean = mean + share * (p.y - mean)
+        rows += p.rows
+    return result
 
 
 def _about_zero(m: Moments) -> Moments:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,13 +14,15 @@ from onnx import numpy_helper
 
 from onnxprune.calibrate.batch import Batch, Samples
 from onnxprune.groups.group import Groups
+from onnxprune.statistics.accumulate import Accumulator, picked, pieces
 from onnxprune.statistics.flow import lift
 from onnxprune.statistics.linear import Convolution, Dense, Linear, find_linear
-from onnxprune.statistics.stream import Stream
+from onnxprune.statistics.stream import Stream, View
 
 Array = NDArray[Any]
 _ROWS = 8  # rows for each channel, at least, where the samples have as many
 _MOST = 65536
+_ELEMENTS = 1e8  # of the rows of all groups; many small groups cost more to read than to multiply
 _WORK = 1e11  # multiply-accumulates for one Gram matrix
 
 
@@ -88,52 +91,79 @@ def channel_statistics(
             if f is not None and not f.joint:
                 read.setdefault((linear.x, axis), []).append(linear)
     result = []
-    for k, ((name, axis), linears) in enumerate(read.items()):
-        progress("reading activations", k / len(read))
-        f = groups.trace.values[name].field_on(axis)
-        assert f is not None
-        labels = np.asarray(f.labels, np.int32)
-        stream.compute([name])
-        whole = _collect(stream, samples, name, axis, labels)
-        by_groups: dict[int, list[NDArray[np.float64]]] = {}
-        for linear in linears:
-            matrix = linear.matrix(numpy_helper.to_array(stream.flow.initializers[linear.weight]))
-            by_groups.setdefault(len(matrix), []).append(matrix)
-        for count, matrices in by_groups.items():
-            size = labels.size // count
-            for g in range(count) if size > 1 else ():  # a depthwise convolution mixes nothing: who reads it counts
-                weights = [m[g].reshape(size, -1) for m in matrices]
-                result.append(whole.part(slice(g * size, (g + 1) * size), weights))
+    together = list(_together(groups, list(read), budget // 2))
+    for k, part in enumerate(together):
+        collectors = []
+        for name, axis in part:
+            f = groups.trace.values[name].field_on(axis)
+            assert f is not None
+            collectors.append(_Collector(name, axis, np.asarray(f.labels, np.int32), samples))
+        for view in stream.walk([name for name, _ in part]):
+            progress("reading activations", (k + view.index / len(samples.batches)) / len(together))
+            for c in collectors:
+                c.add(view)
+        for c in collectors:
+            whole = c.result()
+            by_groups: dict[int, list[NDArray[np.float64]]] = {}
+            for linear in read[c.name, c.axis]:
+                matrix = linear.matrix(numpy_helper.to_array(stream.flow.initializers[linear.weight]))
+                by_groups.setdefault(len(matrix), []).append(matrix)
+            for count, matrices in by_groups.items():
+                size = c.labels.size // count
+                for g in range(count) if size > 1 else ():  # a depthwise convolution mixes nothing: who reads it counts
+                    weights = [m[g].reshape(size, -1) for m in matrices]
+                    result.append(whole.part(slice(g * size, (g + 1) * size), weights))
     return result
 
 
-def _collect(stream: Stream, samples: Samples, name: str, axis: int, labels: Array) -> ChannelStatistics:
-    c = labels.size
-    rows, mean, scatter, zeros = 0, np.zeros(c), np.zeros((c, c)), np.zeros(c)
-    limit = positions_of_each(c, samples)
-    form = Dense(axis, False)
-    for b, batch in enumerate(samples.batches):
-        x = np.asarray(stream.get(name, b, batch.feeds))
-        chosen = spread(form.positions(x), limit)
-        use = counted_rows(batch, samples.mask, x, chosen, form)
-        flat = form.rows(x, chosen)[:, :, 0, :][use].astype(np.float64)
-        if not len(flat):
-            continue
-        own = flat.mean(axis=0)
-        total = rows + len(flat)
-        delta = own - mean
-        zeros += (flat <= 0).sum(axis=0)
-        centred = flat - own
-        scatter += centred.T @ centred + (rows * len(flat) / total) * np.outer(delta, delta)
-        mean += delta * (len(flat) / total)
-        rows = total
-    count = max(rows, 1)
-    return ChannelStatistics(name, labels.astype(np.int32), rows, mean, scatter / count, zeros / count, [])
+def _together(groups: Groups, read: list[tuple[str, int]], room: int) -> Iterator[list[tuple[str, int]]]:
+    """Tensors that are looked at in one pass: all of them, if what is collected and a batch of them have room."""
+    part: list[tuple[str, int]] = []
+    taken = 0
+    for name, axis in read:
+        value = groups.trace.values[name]
+        size = 4 * math.prod(value.sizes) + 16 * value.sizes[axis] ** 2
+        if part and taken + size > room:
+            yield part
+            part, taken = [], 0
+        part.append((name, axis))
+        taken += size
+    if part:
+        yield part
 
 
-def positions_of_each(channels: int, samples: Samples) -> int:
-    """Positions of each sample that are looked at, for a Gram matrix of this width."""
+class _Collector:
+    """Moments of one tensor over its channels."""
+
+    def __init__(self, name: str, axis: int, labels: NDArray[np.int32], samples: Samples) -> None:
+        self.name, self.axis, self.labels, self.samples = name, axis, labels, samples
+        self.form = Dense(axis, False)
+        self.limit = positions_of_each(labels.size, samples)
+        self.rows = Accumulator(1, labels.size, 0, self.limit * samples.count)
+        self.zeros = np.zeros(labels.size)
+
+    def add(self, view: View) -> None:
+        """Takes the rows of a batch."""
+        x = view.get(self.name)
+        chosen = spread(self.form.positions(x), self.limit)
+        use = counted_rows(view.batch, self.samples.mask, x, chosen, self.form)
+        for part, rows in pieces(self.form, x, chosen):
+            flat = picked(rows, use[part])
+            self.zeros += (flat <= 0).sum(axis=(0, 1))
+            self.rows.add(flat, flat[:, :, :0])
+
+    def result(self) -> ChannelStatistics:
+        """Of all batches so far."""
+        m = self.rows.result()
+        count = max(m.rows, 1)
+        m.xx /= count
+        return ChannelStatistics(self.name, self.labels, m.rows, m.x[0], m.xx[0], self.zeros / count, [])
+
+
+def positions_of_each(channels: int, samples: Samples, groups: int = 1) -> int:
+    """Positions of each sample that are looked at, for Gram matrices of this width, one for each group."""
     rows = min(max(_WORK / channels**2, _ROWS * channels), _MOST)
+    rows = min(rows, max(_ELEMENTS / (channels * groups), 8 * _ROWS * channels))
     return max(-(-int(rows) // max(samples.count, 1)), 1)
 
 

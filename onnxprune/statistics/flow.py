@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -52,13 +52,14 @@ class Flow:
             result.append(fed or self.nodes[k].op_type.startswith("Random"))
         return result
 
-    def ancestors(self, names: Sequence[str], known: set[int] | None = None) -> set[int]:
-        """Nodes that these tensors depend on, but for those in `known` and what is behind them."""
+    def ancestors(self, names: Sequence[str], known: Container[str] = ()) -> set[int]:
+        """Nodes that these tensors depend on, but for what is behind tensors in `known`."""
         found: set[int] = set()
         waiting = list(names)
         while waiting:
-            k = self.producer.get(waiting.pop())
-            if k is not None and k not in found and not (known and k in known):
+            name = waiting.pop()
+            k = None if name in known else self.producer.get(name)
+            if k is not None and k not in found:
                 found.add(k)
                 waiting += self.reads(k)
         return found

@@ -8,6 +8,7 @@ the taps of a weight in the same order:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -74,6 +75,11 @@ class Dense:
         """Axis of channels in x and in y."""
         return self.axis % rank
 
+    @property
+    def taps(self) -> int:
+        """Elements of a row for each channel."""
+        return 1
+
     def positions(self, y: Array) -> int:
         """Output positions of a sample."""
         return int(np.prod(y.shape[1:], dtype=np.int64)) // max(y.shape[self.axis], 1) if y.ndim > 1 else 1
@@ -124,6 +130,11 @@ class Convolution:
         """Axis of channels in x and in y."""
         return 1
 
+    @property
+    def taps(self) -> int:
+        """Elements of a row for each channel."""
+        return math.prod(self.kernel)
+
     def positions(self, y: Array) -> int:
         """Output positions of a sample."""
         return int(np.prod(y.shape[2:], dtype=np.int64))
@@ -154,7 +165,8 @@ class Convolution:
         pads = self.padding(sizes)
         crop = tuple(slice(max(-a, 0), s - max(-b, 0)) for (a, b), s in zip(pads, sizes, strict=True))
         x = x[(slice(None), slice(None), *crop)]
-        x = np.pad(x, [(0, 0), (0, 0), *[(max(a, 0), max(b, 0)) for a, b in pads]])
+        if any(a > 0 or b > 0 for a, b in pads):
+            x = np.pad(x, [(0, 0), (0, 0), *[(max(a, 0), max(b, 0)) for a, b in pads]])
         spans = [d * (k - 1) + 1 for k, d in zip(self.kernel, self.dilations, strict=True)]
         out = [(s - span) // t + 1 for s, span, t in zip(x.shape[2:], spans, strides, strict=True)]
         steps = x.strides[2:]

@@ -1,4 +1,4 @@
-"""First and second moments of rows, accumulated batch by batch in float64."""
+"""First and second moments of rows, added up in float64."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg.blas import dger
 
 Array = NDArray[np.float64]
+_SMALL = 4096
 
 
 @dataclass
@@ -40,11 +42,16 @@ class Moments:
     @classmethod
     def of(cls, x: NDArray[Any], y: NDArray[Any]) -> Moments:
         """Moments of rows `(R, G, K)` and `(R, G, M)`."""
-        a, b = (np.moveaxis(np.asarray(rows, np.float64), 1, 0) for rows in (x, y))
-        mean_a, mean_b = a.mean(axis=1), b.mean(axis=1)
-        a, b = np.ascontiguousarray(a - mean_a[:, None]), np.ascontiguousarray(b - mean_b[:, None])
-        turned = a.transpose(0, 2, 1)
-        return cls(x.shape[0], mean_a, mean_b, turned @ a, turned @ b, np.einsum("grm,grm->gm", b, b))
+        return cls.consume(*(np.array(np.moveaxis(a, 1, 0), np.float64, order="C") for a in (x, y)))
+
+    @classmethod
+    def consume(cls, x: NDArray[Any], y: NDArray[Any]) -> Moments:
+        """Moments of rows `(G, R, K)` and `(G, R, M)`, which are overwritten. Products are taken in their type."""
+        mean_x, mean_y = (a.mean(axis=1, dtype=np.float64) for a in (x, y))
+        x -= mean_x[:, None].astype(x.dtype)
+        y -= mean_y[:, None].astype(y.dtype)
+        turned = x.transpose(0, 2, 1)
+        return cls(x.shape[1], mean_x, mean_y, turned @ x, turned @ y, np.einsum("grm,grm->gm", y, y))
 
     def add(self, other: Moments) -> None:
         """Merges the moments of other rows.
@@ -58,9 +65,10 @@ class Moments:
         weight = self.rows * share
         dx, dy = other.x - self.x, other.y - self.y
         self.xx += other.xx
-        self.xx += weight * dx[:, :, None] * dx[:, None, :]
         self.xy += other.xy
-        self.xy += weight * dx[:, :, None] * dy[:, None, :]
+        if self.rows:
+            add_outer(self.xx, weight, dx, dx)
+            add_outer(self.xy, weight, dx, dy)
         self.yy += other.yy + weight * dy**2
         self.x += share * dx
         self.y += share * dy
@@ -76,3 +84,11 @@ class Moments:
         """The same rows with some of the outputs."""
         cut = slice(start, stop)
         return Moments(self.rows, self.x, self.y[:, cut], self.xx, self.xy[:, :, cut], self.yy[:, cut])
+
+
+def add_outer(target: Array, weight: float, left: Array, right: Array) -> None:
+    """Adds `weight * left right'` to each of `(G, K, M)`, without another array of that size."""
+    for g in range(len(target)) if target[0].size > _SMALL else ():
+        dger(weight, right[g], left[g], a=target[g].T, overwrite_a=True)
+    if target[0].size <= _SMALL:
+        target += weight * left[:, :, None] * right[:, None, :]

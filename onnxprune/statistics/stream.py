@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import onnx
@@ -17,6 +17,9 @@ from onnxprune.calibrate.batch import Batch, Samples
 from onnxprune.errors import ModelError
 from onnxprune.proof.session import first_line
 from onnxprune.statistics.flow import Flow
+
+if TYPE_CHECKING:
+    import onnxruntime as ort
 
 Array = NDArray[Any]
 
@@ -79,6 +82,36 @@ def at_hand(samples: Samples, budget: int) -> Samples:
     return replace(samples, batches=_Shelved(samples.batches, budget))
 
 
+class View:
+    """Tensors of one batch of a stream."""
+
+    def __init__(self, stream: Stream, index: int, batch: Batch, fresh: Mapping[str, Array]) -> None:
+        self.index, self.batch = index, batch
+        self._stream, self._fresh = stream, fresh
+
+    def get(self, name: str) -> Array:
+        """A tensor that was asked for, an input or a weight."""
+        fresh = self._fresh.get(name)
+        return np.asarray(self._stream.get(name, self.index, self.batch.feeds)) if fresh is None else fresh
+
+
+def open_part(model: onnx.ModelProto) -> ort.InferenceSession:
+    """A session for a part of a model: fast, but with nothing computed in another way than the graph says.
+
+    ONNX Runtime merges a Pad with zeros into a MaxPool, which ignores padding; and it turns quantized nodes into integer
+    arithmetic.
+    """
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # numpy needs the cores in between
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
+    return ort.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"], disabled_optimizers=["Pad_Fusion"]
+    )
+
+
 class Stream:
     """A model in mid-run over all batches.
 
@@ -107,16 +140,40 @@ class Stream:
         Raises:
             ModelError: ONNX Runtime can't run the part.
         """
+        for _ in self.walk(names, hold=True):
+            pass
+
+    def walk(self, names: Iterable[str], *, hold: bool = False) -> Iterator[View]:
+        """Goes on to some tensors, batch by batch: what nobody awaits any more is never put on the shelf.
+
+        To be iterated to its end: only then the nodes count as done.
+
+        Args:
+            names: what the views have to give.
+            hold: keep these tensors until the next call.
+
+        Yields: access to the tensors of one batch.
+
+        Raises:
+            ModelError: ONNX Runtime can't run the part.
+        """
         wanted = [n for n in dict.fromkeys(names) if n not in self.flow.inputs and n not in self.flow.initializers]
         missing = [n for n in wanted if n not in self.held]
-        new = self.flow.ancestors(missing, self.done)
+        new = self.flow.ancestors(missing, known=self.held)
         self.done |= {k for k in new if self.flow.varying[k]}
-        made = {o for k in new for o in self.flow.nodes[k].output if o}
-        outputs = [n for n in made if n in missing or (self.flow.varying[self.flow.producer[n]] and self.awaited(n))]
-        outputs = [n for n in outputs if n not in self.held]
-        if outputs:
-            self.run(sorted(new), sorted(outputs))
-        for name in [n for n in self.held if n not in wanted and not self.awaited(n)]:
+        made = {o for k in new for o in self.flow.nodes[k].output if o and o not in self.held}
+        kept = {n for n in made if self.flow.varying[self.flow.producer[n]] and self.awaited(n)}
+        kept |= set(missing) if hold else set()
+        results: dict[str, list[Array | Path]] = {n: [] for n in sorted(kept)}
+        outputs = sorted(kept | set(missing))
+        ran = self.run(sorted(new), outputs) if outputs else iter(())
+        for b, batch in enumerate(self.samples.batches):
+            fresh = next(ran, {})
+            for name, items in results.items():
+                items.append(self.shelf.put(fresh[name]))
+            yield View(self, b, batch, fresh)
+        self.held |= results
+        for name in [n for n in self.held if not self.awaited(n) and not (hold and n in wanted)]:
             self.drop(name)
 
     def awaited(self, name: str) -> bool:
@@ -140,34 +197,24 @@ class Stream:
             return numpy_helper.to_array(self.flow.initializers[name]) if constant is None else constant
         return taken(held[batch])
 
-    def run(self, nodes: Sequence[int], outputs: Sequence[str]) -> None:
-        """Runs some nodes over all batches and keeps some of their outputs."""
-        import onnxruntime as ort
-
+    def run(self, nodes: Sequence[int], outputs: Sequence[str]) -> Iterator[dict[str, Array]]:
+        """Runs some nodes over all batches, and yields some of their outputs."""
         made = {o for k in nodes for o in self.flow.nodes[k].output}
         read = {n for k in nodes for n in self.flow.reads(k)} - made
         inputs = [n for n in sorted(read) if n in self.flow.inputs or n in self.held]
         try:
-            options = ort.SessionOptions()
-            options.log_severity_level = 4
-            options.enable_cpu_mem_arena = False
-            options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # numpy needs the cores in between
-            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-            part = self.part(nodes, inputs, outputs, read)
-            session = ort.InferenceSession(part.SerializeToString(), options, providers=["CPUExecutionProvider"])
-            results: dict[str, list[Array | Path]] = {n: [] for n in outputs}
+            session = open_part(self.part(nodes, inputs, outputs, read))
             for b, batch in enumerate(self.samples.batches):
                 given = {n: self.get(n, b, batch.feeds) for n in inputs}
-                for name, array in zip(outputs, session.run(list(outputs), given), strict=True):
-                    self.kinds[name] = helper.np_dtype_to_tensor_dtype(array.dtype)
-                    results[name].append(self.shelf.put(array))
+                made_now = dict(zip(outputs, session.run(list(outputs), given), strict=True))
+                self.kinds |= {n: helper.np_dtype_to_tensor_dtype(a.dtype) for n, a in made_now.items()}
+                yield made_now
         except Exception as error:
             first = self.flow.nodes[nodes[0]]
             raise ModelError(
                 f"ONNX Runtime can't run the model on the calibration samples, in the part from node "
                 f"{first.name or first.output[0]!r} on: {first_line(error)}"
             ) from error
-        self.held |= results
 
     def part(self, nodes: Sequence[int], inputs: Sequence[str], outputs: Sequence[str], read: set[str]) -> onnx.ModelProto:
         """A model of some nodes."""
