@@ -28,10 +28,12 @@ from onnxprune.recover.reconstruct import reconstruct as fit
 from onnxprune.recover.solve import Mode
 from onnxprune.report.fidelity import fidelity
 from onnxprune.report.report import Report, count_params, rows, total_macs
-from onnxprune.select.allocate import Attention, Options, Ranking, allocate
+from onnxprune.select.allocate import Attention, Options, Ranking, candidates, choose
 from onnxprune.select.context import ScoreContext
-from onnxprune.select.criteria import find
+from onnxprune.select.criteria import find, score
+from onnxprune.select.target import Quantity, choose_to_target
 from onnxprune.statistics.channels import channel_statistics
+from onnxprune.statistics.sensitivity import output_sensitivity
 from onnxprune.statistics.stream import at_hand
 from onnxprune.surgery.apply import apply_alive
 from onnxprune.trace.tracer import trace
@@ -59,7 +61,8 @@ class PruneResult:
 def prune(
     model: Source,
     *,
-    ratio: float = 0.5,
+    ratio: float | None = None,
+    target: Mapping[Quantity, float] | None = None,
     ratios: Mapping[str, float] | None = None,
     criterion: str | None = None,
     ranking: Ranking = "local",
@@ -84,10 +87,12 @@ def prune(
 
     Args:
         model: path or model; not changed.
-        ratio: share of each group's units that goes, 0 <= ratio < 1.
+        ratio: share of each group's units that goes, 0 <= ratio < 1; 0.5 where neither it nor a target is given.
+        target: what stays of `macs` or `params`, a share below 1 or a number; the least ratio that reaches it is taken.
         ratios: the same for groups that match a glob (of group id, initializer or node); the last match counts.
         criterion: name of a registered criterion; `obs` with data and reconstruction, else `l2`, where not given.
-        ranking: `local` takes the share from each group, `global` from all of them together.
+        ranking: `local` takes the share from each group, `global` from all of them together; with data what counts then
+            is the error of the model's output, measured forward.
         round_to: kept widths are multiples of this where the group is wide enough.
         min_channels: units that stay in each group.
         ignore: globs of groups, initializers or nodes that stay.
@@ -111,15 +116,19 @@ def prune(
     Raises:
         ModelError: the model can't be read or is not valid.
         UsageError: an option is out of range or a glob matches nothing.
+        BudgetError: the target can't be reached.
         NothingToPruneError: no unit can go.
     """
+    if ratio is not None and target:
+        raise UsageError("ratio and target exclude each other: the target finds the ratio")
     if lossless and data is not None:
         raise UsageError("lossless removes what provably does nothing: there is nothing to learn from data")
     if reconstruct not in (None, *get_args(Mode)):
         raise UsageError(f"reconstruct {reconstruct!r} is none of {', '.join(get_args(Mode))}")
     name = criterion or ("l2" if data is None or reconstruct == "none" else "obs")
+    share = 0.5 if ratio is None else ratio
     options = Options(
-        ratio, dict(ratios or {}), name, ranking, round_to, min_channels, tuple(ignore), tuple(only), attention
+        share, dict(ratios or {}), name, ranking, round_to, min_channels, tuple(ignore), tuple(only), attention
     )
     tell = progress or (lambda stage, done: None)
     clock = _Clock()
@@ -130,12 +139,15 @@ def prune(
     prepared, groups = _analyze(source, width, shapes)
     clock("trace")
     found = None if data is None else at_hand(_samples(data, source, samples, mask, shapes, seed), memory // 4)
-    statistics = None
+    statistics, sensitivity = None, {}
     found = found and rebatch(found, source, groups.trace.values, memory // 16)
     if found is not None and find(name).needs_data:
         inner = _part(tell, 0.15, 0.3)
         statistics = channel_statistics(prepared.model, groups, found, budget=memory // 2, progress=inner)
         clock("statistics")
+        if ranking == "global":
+            sensitivity = output_sensitivity(prepared.model, groups, found, only=candidates(groups, options), progress=inner)
+            clock("sensitivity")
     tell("select", 0.3)
     traced, proven = prepared, None
     if lossless:
@@ -143,7 +155,13 @@ def prune(
         choices = [c for c in proven.choices if c.count]
         traced = replace(prepared, model=edited(prepared.model, proven))
     else:
-        choices = [c for c in allocate(groups, options, ScoreContext(groups, statistics, seed)) if c.count]
+        scores = score(ScoreContext(groups, statistics, seed, sensitivity), name)
+        if target:
+            choices, reached = choose_to_target(groups, options, scores, target)
+            options = replace(options, ratio=reached)
+        else:
+            choices = choose(groups, options, scores)
+        choices = [c for c in choices if c.count]
     statistics = None
     if not choices:
         raise NothingToPruneError(_nothing(groups, options) if proven is None else "every channel does something")

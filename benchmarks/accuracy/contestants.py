@@ -37,7 +37,12 @@ class Contestant:
     def request(self, setting: Setting, ratio: float) -> dict[str, Any]:
         """Options of a run."""
         if self.tool == "onnxprune":
-            return {**setting.options, "ratio": ratio, **self.options}
+            options = {**setting.options, "ratio": ratio, **self.options}
+            if self.options.get("ranking") == "global":
+                options["target"] = {"macs": setting.macs}
+            if "target" in options:
+                del options["ratio"]
+            return options
         heads = setting.options.get("attention", "heads") != "off"
         return {"ratio": ratio, "heads": heads, "inner": setting.inner, **self.options}
 
@@ -54,6 +59,12 @@ def _onnxsim(name: str, text: str, score: str, finetune: bool) -> Contestant:
 
 CONTESTANTS = (
     _ours("obs+lsq", "greedy OBS, least squares over all taps: what onnxprune does with data", "obs", "lsq", few=True),
+    Contestant(
+        "global",
+        "the same with all groups together: OBS curves times the measured effect on the output, at equal MACs",
+        {"criterion": "obs", "reconstruct": "lsq", "ranking": "global"},
+        few=True,
+    ),
     _ours("l2+lsq", "L2, least squares over all taps", "l2", "lsq", few=True),
     _ours("obs+bias", "greedy OBS, mean into the bias", "obs", "bias"),
     _ours("l2+bias", "L2, mean into the bias", "l2", "bias"),

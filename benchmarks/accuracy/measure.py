@@ -75,7 +75,7 @@ def search_ratio(task: Task, setting: Setting) -> float:
     import onnxprune
 
     if setting.macs is None:
-        return float(setting.options["ratio"])
+        return float(setting.options.get("ratio", 0.0))
     model = onnx.load(task.model())
     low, high = 0.0, 1 - 2.0**-STEPS
     for _ in range(STEPS):

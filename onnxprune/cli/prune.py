@@ -41,6 +41,15 @@ def prune(
             show_default=False,
         ),
     ] = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="macs=N|params=N",
+            help="What stays: a share such as macs=0.5, or params=5M. Instead of a ratio. Repeatable.",
+            rich_help_panel=_CHOICE,
+            show_default=False,
+        ),
+    ] = None,
     criterion: Annotated[
         str | None,
         typer.Option(
@@ -147,12 +156,13 @@ def prune(
         raise UsageError(
             "--reconstruct, --preprocess and --mask need calibration samples: give --data PATH or --data synthetic"
         )
-    if lossless and (ratio or criterion or data is not None):
-        raise UsageError("--lossless decides by itself what goes: leave out --ratio, --criterion and --data")
+    if lossless and (ratio or target or criterion or data is not None):
+        raise UsageError("--lossless decides by itself what goes: leave out --ratio, --target, --criterion and --data")
     run = _Run(cast(Screen, context.obj), source, output, shapes, seed)
     model = run.load(evaluation)
     options: dict[str, Any] = {
         "ratio": overall,
+        "target": values.targets(target or []),
         "ratios": by_glob,
         "criterion": criterion,
         "ranking": cast("Ranking", ranking),

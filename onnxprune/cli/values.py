@@ -6,12 +6,16 @@ import os
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from onnxprune.errors import UsageError
 
+if TYPE_CHECKING:
+    from onnxprune.select.target import Quantity
 
-def ratios(values: Sequence[str]) -> tuple[float, dict[str, float]]:
-    """The ratio for all groups and those by glob, from texts such as `0.5` and `layer1*=0.3`.
+
+def ratios(values: Sequence[str]) -> tuple[float | None, dict[str, float]]:
+    """The ratio for all groups, if there is one, and those by glob, from texts such as `0.5` and `layer1*=0.3`.
 
     Raises:
         UsageError: one is no number in [0, 1), or two of them are for all groups.
@@ -32,7 +36,24 @@ def ratios(values: Sequence[str]) -> tuple[float, dict[str, float]]:
             overall.append(value)
     if len(overall) > 1:
         raise UsageError(f"--ratio {values[-1]}: there can be one ratio for all groups; give the others as GLOB=NUMBER")
-    return (overall or [0.5])[0], by_glob
+    return (overall[0] if overall else None), by_glob
+
+
+def targets(values: Sequence[str]) -> dict[Quantity, float]:
+    """What stays, from texts such as `macs=0.5`.
+
+    Raises:
+        UsageError: one is no target, or two of them are for the same quantity.
+    """
+    from onnxprune.select.target import parse_target
+
+    found: dict[Quantity, float] = {}
+    for text in values:
+        quantity, value = parse_target(text)
+        if quantity in found:
+            raise UsageError(f"--target {text}: there is one for {quantity} already")
+        found[quantity] = value
+    return found
 
 
 def shapes(values: Sequence[str]) -> dict[str, tuple[int, ...]]:

@@ -32,7 +32,11 @@ def dtype_of(name: str) -> int:
 
 
 def open_session(
-    model: onnx.ModelProto, weights: Mapping[str, NDArray[Any]] | None = None, *, optimize: bool = False
+    model: onnx.ModelProto,
+    weights: Mapping[str, NDArray[Any]] | None = None,
+    *,
+    optimize: bool = False,
+    often: bool = False,
 ) -> tuple[ort.InferenceSession, list[object]]:
     """A CPU session that runs the graph as it is written, and what has to live as long as it.
 
@@ -42,6 +46,7 @@ def open_session(
         model: any model.
         weights: initializers of the main graph that take other values, of the same shape and type.
         optimize: let ONNX Runtime rewrite the graph as it does by default.
+        often: it runs many times: weights are laid out for speed, and memory is kept between runs.
 
     Raises:
         RuntimeError: ONNX Runtime refuses the model.
@@ -54,8 +59,8 @@ def open_session(
     options.log_severity_level = 4
     if not optimize:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.enable_cpu_mem_arena = False
-    options.add_session_config_entry("session.disable_prepacking", "1")
+    options.enable_cpu_mem_arena = often
+    options.add_session_config_entry("session.disable_prepacking", "0" if often else "1")
     structure = copy_structure(model, keep_bytes=_INLINE)
     names, values = [], []
     for full, bare in zip(model.graph.initializer, structure.graph.initializer, strict=True):

@@ -9,7 +9,6 @@ Source: the layer-wise least squares of He et al. 2017, "Channel Pruning for Acc
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -20,7 +19,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from onnxprune.calibrate.batch import Batch, Samples
+from onnxprune.calibrate.batch import Batch, Samples, batch_size, digests
 from onnxprune.groups.classes import Mask
 from onnxprune.groups.group import Groups
 from onnxprune.prepare.prepare import Prepared
@@ -31,7 +30,7 @@ from onnxprune.recover.slots import drop_zeros, give_slots, write_weights
 from onnxprune.recover.solve import Mode, Solution, solve
 from onnxprune.recover.target import Chain, follow
 from onnxprune.statistics.accumulate import PIECE, Accumulator, picked, pieces
-from onnxprune.statistics.channels import batch_size, counted_rows, positions_of_each, spread
+from onnxprune.statistics.channels import counted_rows, positions_of_each, spread
 from onnxprune.statistics.flow import Flow, lift
 from onnxprune.statistics.linear import Dense, Form, Linear, find_linear
 from onnxprune.statistics.moments import Moments
@@ -405,9 +404,7 @@ def _take(array: Array, kept: Array | None, axis: int) -> Array:
 
 def held_out(batch: Batch) -> NDArray[np.bool_]:
     """Which samples judge, by their content: the same in any order and any batches `(N,)`."""
-    size = batch_size(batch)
-    arrays = [np.ascontiguousarray(a) for a in batch.feeds.values() if a.ndim and len(a) == size]
-    return np.array([zlib.crc32(b"".join(a[k].tobytes() for a in arrays)) % _HELD == 0 for k in range(size)])
+    return np.asarray(digests(batch) % _HELD == 0)
 
 
 def _behind_removal(flow: Flow, source: Flow) -> list[Linear]:

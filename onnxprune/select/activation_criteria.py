@@ -7,6 +7,7 @@ only other operators read) get their l2 score, scaled to be comparable within th
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -66,7 +67,7 @@ def obs(context: ScoreContext) -> Scores:
         scores.append(found.scores)
         known.append(found.known)
         if found.curve is not None:
-            curves[group.id] = found.curve
+            curves[group.id] = replace(found.curve, sensitivity=context.sensitivity.get(group.id, 1.0))
     result = context.completed(scores, known)
     result.curves = curves
     return result

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnxprune.errors import UsageError
 from onnxprune.groups.classes import Ids
 from onnxprune.groups.group import Group, Groups
-from onnxprune.select.context import Curve, ScoreContext
+from onnxprune.select.context import Curve, ScoreContext, Scores
 from onnxprune.select.criteria import score
 
 Ranking = Literal["local", "global"]
@@ -132,8 +132,16 @@ def allocate(groups: Groups, options: Options, context: ScoreContext | None = No
     Raises:
         UsageError: a glob matches nothing, the criterion is unknown or needs data that is not there.
     """
+    return choose(groups, options, score(context or ScoreContext(groups), options.criterion))
+
+
+def choose(groups: Groups, options: Options, scores: Scores) -> list[Choice]:
+    """Chooses what goes by importances that are known.
+
+    Raises:
+        UsageError: a glob matches nothing.
+    """
     wanted = candidates(groups, options)
-    scores = score(context or ScoreContext(groups), options.criterion)
     of_group = {group.id: values for group, values in zip(groups.groups, scores, strict=True)}
     choices = [Choice(group, [[] for _ in group.buckets], of_group[group.id]) for group in wanted]
     ranked = options.ranking == "global"
@@ -186,8 +194,9 @@ def _local(choice: Choice, options: Options) -> int:
 def _global(choices: Sequence[Choice], options: Options, curves: Mapping[str, Curve]) -> list[int]:
     """What costs least from all groups together; ratios by glob stay local.
 
-    Where every group has an error curve, the cost of a unit is the share of its readers' output variance that is lost with
-    it, per multiply-accumulate, and the ratio is one of multiply-accumulates. Else the cost is the score over the mean score
+    Where every group has an error curve, the cost of a unit is the error of the model's output that is expected from it, per
+    multiply-accumulate (its readers' share of lost variance times their sensitivity), and the ratio is one of
+    multiply-accumulates. Else the cost is the score over the mean score
     of the group, and the ratio is one of parameters.
     """
     own = [any(matches(c.group, p) for p in options.ratios) for c in choices]
@@ -198,7 +207,7 @@ def _global(choices: Sequence[Choice], options: Options, curves: Mapping[str, Cu
             continue
         if known:
             weight = max(choice.group.unit_macs, 1.0)
-            costs = np.maximum.accumulate(np.diff(curves[choice.group.id].relative, append=np.inf)) / weight
+            costs = np.maximum.accumulate(np.diff(curves[choice.group.id].effect, append=np.inf)) / weight
         else:
             weight = choice.group.unit_params
             costs = np.sum([np.sort(s)[: choice.group.units] for s in choice.scores], axis=0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -35,17 +35,25 @@ class Curve:
             never falling, one entry for each of 0 .. units - 1.
         total: output variance of those readers.
         covered: share of the group's elements that any reader's statistics know; the others count as free.
+        sensitivity: relative squared error of the model's output for each share of the total that is lost; 1 where it was
+            not measured.
     """
 
     group: str
     cost: Floats
     total: float
     covered: float
+    sensitivity: float = 1.0
 
     @property
     def relative(self) -> Floats:
         """The cost as a share of the total."""
         return np.asarray(self.cost / self.total) if self.total > 0 else np.zeros_like(self.cost)
+
+    @property
+    def effect(self) -> Floats:
+        """The relative cost times the sensitivity: what groups have in common."""
+        return self.relative * self.sensitivity
 
 
 class Scores(list[list[Floats]]):
@@ -91,11 +99,13 @@ class ScoreContext:
         groups: result of `analyze`.
         statistics: of activations that linear nodes read; None where there is no data.
         seed: of random choices.
+        sensitivity: by group id, see `onnxprune.statistics.sensitivity`; empty where it was not measured.
     """
 
     groups: Groups
     statistics: Sequence[ChannelStatistics] | None = None
     seed: int = 0
+    sensitivity: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def rng(self) -> np.random.Generator:

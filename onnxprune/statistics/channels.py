@@ -12,7 +12,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from onnxprune.calibrate.batch import Batch, Samples
+from onnxprune.calibrate.batch import Batch, Samples, batch_size
 from onnxprune.groups.group import Groups
 from onnxprune.statistics.accumulate import Accumulator, picked, pieces
 from onnxprune.statistics.flow import lift
@@ -172,11 +172,6 @@ def spread(total: int, limit: int) -> Array:
     if total <= limit:
         return np.arange(total)
     return np.sort(np.random.default_rng(total).permutation(total)[:limit])
-
-
-def batch_size(batch: Batch) -> int:
-    """Samples in a batch, repeats included."""
-    return len(next(iter(batch.feeds.values()))) if batch.feeds else 1
 
 
 def counted_rows(
