@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, overload
 
 import numpy as np
@@ -20,10 +20,14 @@ class Batch:
     Attributes:
         feeds: input name -> array of the model's dtype, `(N, ...)` where the model has a batch axis.
         count: samples that count, the first ones; the others are repeats that fill up a batch the model fixes.
+        samples: their positions in the data `(count,)`; samples of one shape are stacked, so batches are not in this order.
+        extras: labels, expected outputs and whatever else lies beside the inputs, `(count, ...)`, where it was asked for.
     """
 
     feeds: Feeds
     count: int
+    samples: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    extras: Feeds = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,7 @@ class Samples:
         origin: one line for the report, such as `512 samples of calibration.npz`.
         synthetic: random numbers, for lack of data.
         mask: name of the input `(N, S)` whose zeros mark padding positions; None where there is none.
+        names: of the files that samples come from, `(first sample, samples, name)`; empty for data in one file.
     """
 
     batches: Sequence[Batch]
@@ -43,6 +48,14 @@ class Samples:
     origin: str
     synthetic: bool
     mask: str | None
+    names: tuple[tuple[int, int, str], ...] = ()
+
+    def name(self, sample: int) -> str:
+        """File of a sample, `batch.npz[3]` where it holds more than one; empty where there are no files to tell apart."""
+        for first, count, name in self.names:
+            if first <= sample < first + count:
+                return name if count == 1 else f"{name}[{sample - first}]"
+        return ""
 
 
 def batch_size(batch: Batch) -> int:
@@ -66,17 +79,25 @@ class Chunk:
         rows: feeds of the samples `[start, stop)`.
         shape: samples with the same can be stacked, `(input, size, size, ...)` each; None where the model has no batch
             axis: the chunk is one run.
+        extras: what lies beside the inputs of the samples `[start, stop)`; None where nothing does, or nobody asked.
+        name: of its file, within the folder.
     """
 
     count: int
     rows: Callable[[int, int], Feeds]
     shape: tuple[Any, ...] | None
+    extras: Callable[[int, int], Feeds] | None = None
+    name: str = ""
 
 
 class _Piece(NamedTuple):
     chunk: Chunk
     start: int
     stop: int
+    first: int  # position of the chunk's first sample among all
+
+    def extras(self) -> Feeds:
+        return self.chunk.extras(self.start, self.stop) if self.chunk.extras else {}
 
 
 class Batches(Sequence[Batch]):
@@ -94,9 +115,11 @@ class Batches(Sequence[Batch]):
         self._fill = size if fixed else 0
         self._plan: list[list[_Piece]] = []
         unfilled: dict[tuple[Any, ...], tuple[list[_Piece], int]] = {}
+        following = 0
         for chunk in chunks:
+            first, following = following, following + chunk.count
             if chunk.shape is None:
-                self._plan.append([_Piece(chunk, 0, chunk.count)])
+                self._plan.append([_Piece(chunk, 0, chunk.count, first)])
                 continue
             start = 0
             while start < chunk.count:
@@ -104,7 +127,7 @@ class Batches(Sequence[Batch]):
                 if not pieces:
                     self._plan.append(pieces)
                 stop = min(start + room, chunk.count)
-                pieces.append(_Piece(chunk, start, stop))
+                pieces.append(_Piece(chunk, start, stop, first))
                 if stop - start < room:
                     unfilled[chunk.shape] = pieces, room - (stop - start)
                 start = stop
@@ -122,10 +145,20 @@ class Batches(Sequence[Batch]):
         return self._batch(self._plan[index])
 
     def _batch(self, pieces: Sequence[_Piece]) -> Batch:
-        count = sum(stop - start for _, start, stop in pieces)
-        parts = [chunk.rows(start, stop) for chunk, start, stop in pieces]
-        feeds = parts[0] if len(parts) == 1 else {n: np.concatenate([part[n] for part in parts]) for n in parts[0]}
+        count = sum(p.stop - p.start for p in pieces)
+        feeds = _joined([p.chunk.rows(p.start, p.stop) for p in pieces])
+        extras = _joined([p.extras() for p in pieces])
+        samples = np.concatenate([np.arange(p.start, p.stop) + p.first for p in pieces])
         if count < self._fill and pieces[0].chunk.shape is not None:
             rows = np.minimum(np.arange(self._fill), count - 1)
             feeds = {n: array[rows] for n, array in feeds.items()}
-        return Batch({n: np.ascontiguousarray(array) if array.ndim else array for n, array in feeds.items()}, count)
+        contiguous = {n: np.ascontiguousarray(array) if array.ndim else array for n, array in feeds.items()}
+        return Batch(contiguous, count, samples, extras)
+
+
+def _joined(parts: Sequence[Feeds]) -> Feeds:
+    """Arrays that all parts have, end to end; those that don't fit together are left out."""
+    if len(parts) == 1:
+        return parts[0]
+    common = [n for n in parts[0] if len({part[n].shape[1:] if n in part else None for part in parts}) == 1]
+    return {n: np.concatenate([part[n] for part in parts]) for n in common}

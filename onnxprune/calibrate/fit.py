@@ -17,6 +17,8 @@ from onnxprune.errors import ModelError
 
 Held = Mapping[str, Array]
 _IMAGES = ("calibration", "images")
+_ANSWERS = ("labels", "targets")
+_STORED = ("mean", "std")
 
 
 @dataclass(frozen=True)
@@ -35,10 +37,18 @@ class Fit:
     Attributes:
         wanted: the inputs.
         preprocess: for uint8 pixels; None: they can't be fed to an input of floats.
+        outputs: of the model: the data is for an evaluation, so what lies beside the inputs is read too. `labels`,
+            `targets` and what has the name of an output must have a row for each sample, other arrays are taken if they do.
     """
 
     wanted: Signature
     preprocess: Preprocess | None
+    outputs: tuple[str, ...] | None = None
+
+    @property
+    def pixels(self) -> tuple[str, ...]:
+        """Names that uint8 images may have: an evaluation never takes those that are there to calibrate."""
+        return _IMAGES if self.outputs is None else _IMAGES[1:]
 
     def chunks(self, where: str, load: Callable[[], Held], *, images: bool = False) -> list[Chunk]:
         """Samples in arrays with names of inputs, `(N, ...)`, or one sample without the first axis.
@@ -63,7 +73,9 @@ class Fit:
             columns = {inputs[0].name: self._stored(where, pixels, held)}
         else:
             columns = {i.name: self._column(where, i, held[i.name]) for i in inputs}
-        counts = {name: c.count for name, c in columns.items()}
+        single = not pixels and all(i.rank is not None and held[i.name].ndim == i.rank - 1 for i in inputs)
+        others = self._others(held, single, next(iter(columns.values())).count)
+        counts = {name: c.count for name, c in columns.items()} | {n: c for n, c in others.items() if self._answers(n)}
         if len(set(counts.values())) != 1 or not max(counts.values()):
             raise ModelError(f"{where}: needs the same number of samples, at least one, in each array, not {counts}")
 
@@ -71,16 +83,33 @@ class Fit:
             now = load()
             return {name: column.rows(now, start, stop) for name, column in columns.items()}
 
+        def extras(start: int, stop: int) -> Feeds:
+            now = load()
+            return {n: (now[n][np.newaxis] if single else np.atleast_1d(now[n]))[start:stop] for n in others}
+
         shape = tuple((name, *c.shape) for name, c in columns.items())
-        return [Chunk(max(counts.values()), rows, shape)]
+        return [Chunk(max(counts.values()), rows, shape, extras if others else None)]
+
+    def _others(self, held: Held, single: bool, count: int) -> dict[str, int]:
+        """Rows of each array that is no input."""
+        rows = {n: 1 if single else len(np.atleast_1d(held[n])) for n in self._beside(held)}
+        return {n: k for n, k in rows.items() if k == count or self._answers(n)}
+
+    def _answers(self, name: str) -> bool:
+        return name in (*_ANSWERS, *(self.outputs or ()))
+
+    def _beside(self, held: Held) -> list[str]:
+        """Names of what is no input, where it was asked for."""
+        known = {*(i.name for i in self.wanted.inputs), *_IMAGES, *_STORED}
+        return [] if self.outputs is None else [n for n in held if n not in known]
 
     def _images(self, held: Held) -> str:
         """Name of the images that are normalised; empty where the arrays are what the model takes."""
         value = self.wanted.inputs[0]
-        raw = value.name in _IMAGES and value.dtype.kind == "f" and self.preprocess is None
+        raw = value.name in self.pixels and value.dtype.kind == "f" and self.preprocess is None
         if len(self.wanted.inputs) > 1 or (value.name in held and not (raw and held[value.name].dtype == np.uint8)):
             return ""
-        return next((n for n in _IMAGES if n in held), "")
+        return next((n for n in self.pixels if n in held), "")
 
     def check_names(self, where: str, names: Iterable[str], *, images: bool = False) -> None:
         """Makes sure that there is an array for each input.
@@ -142,9 +171,15 @@ class Fit:
 
         axis = 1 if stacked else 0
         rows = max((held[i.name].shape[axis] for i in inputs if held[i.name].ndim > axis), default=1)
-        if stacked:
-            return [Chunk(rows, partial(run, k), None) for k in range(max(counts.values()))]
-        return [Chunk(rows, partial(run, None), None)]
+        runs = max(counts.values()) if stacked else 1
+        others = [n for n in self._others(held, False, runs) if len(held[n]) == runs] if stacked else self._beside(held)
+
+        def extras(k: int | None, start: int, stop: int) -> Feeds:
+            now = load()
+            return {n: np.atleast_1d(now[n] if k is None else now[n][k]) for n in others}
+
+        which: list[int | None] = list(range(runs)) if stacked else [None]
+        return [Chunk(rows, partial(run, k), None, partial(extras, k) if others else None) for k in which]
 
 
 def _plain(where: str, value: Input, array: Array) -> Array:

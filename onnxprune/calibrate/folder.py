@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache, partial
 from itertools import pairwise
 from pathlib import Path
@@ -20,6 +21,7 @@ from onnxprune.errors import ModelError
 _T = TypeVar("_T")
 _SETS = "test_data_set_*"
 _TENSORS = "input_*.pb"
+_EXPECTED = "output_*.pb"
 
 
 def folder_chunks(folder: Path, fit: Fit, samples: int, seed: int, shapes: Mapping[str, Sequence[int]]) -> list[Chunk]:
@@ -27,7 +29,8 @@ def folder_chunks(folder: Path, fit: Fit, samples: int, seed: int, shapes: Mappi
 
     It holds one of
 
-    * `test_data_set_*` folders with `input_K.pb`, a serialized tensor for the K-th input of the model;
+    * `test_data_set_*` folders with `input_K.pb`, a serialized tensor for the K-th input of the model, and for an
+      evaluation `output_K.pb`;
     * npz files with an array for each input, or npy files for a model with one input;
     * a folder with the name of each input, with npy files of the same names in all of them;
     * images, also in folders below it.
@@ -48,28 +51,34 @@ def folder_chunks(folder: Path, fit: Fit, samples: int, seed: int, shapes: Mappi
     inputs = [i.name for i in fit.wanted.inputs]
     sets = sorted((p for p in folder.glob(_SETS) if p.is_dir()), key=_number)
     if sets or any(folder.glob(_TENSORS)):
-        return _spread(sets or [folder], partial(_set_chunks, fit), samples, seed)
+        return _spread(sets or [folder], partial(_set_chunks, fit), samples, seed, folder)
     npz, npy = _files(folder, ".npz"), _files(folder, ".npy")
     if npz and npy:
         raise ModelError(f"{folder}: holds both npz and npy files; leave those of one kind there")
     if npz:
         last_read = lru_cache(maxsize=1)(read_npz)
-        return _spread(npz, lambda path: fit.chunks(str(path), partial(last_read, path), images=True), samples, seed)
+        return _spread(npz, lambda path: fit.chunks(str(path), partial(last_read, path), images=True), samples, seed, folder)
     if npy:
         if len(inputs) != 1:
             raise ModelError(f"{folder}: npy files lack the names of inputs; put them into folders named {listed(inputs)}")
-        return _spread(npy, lambda path: fit.chunks(str(path), partial(_mapped, {inputs[0]: path})), samples, seed)
+        return _spread(npy, lambda path: fit.chunks(str(path), partial(_mapped, {inputs[0]: path})), samples, seed, folder)
     if any(_files(folder / name, ".npy") for name in inputs):
-        names = _shared_names(folder, inputs)
-        return _spread(names, lambda name: _named_chunks(folder, name, inputs, fit), samples, seed)
-    images = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.name[0] != "." and p.is_file())
+        names = [Path(name) for name in _shared_names(folder, inputs)]
+        return _spread(names, lambda name: _named_chunks(folder, name.name, inputs, fit), samples, seed, Path())
+    images = image_files(folder)
     if images:
         chosen = spread(images, samples, seed)
-        return image_chunks(chosen, fit.wanted, fit.preprocess, shapes.get(inputs[0]))
+        chunks = image_chunks(chosen, fit.wanted, fit.preprocess, shapes.get(inputs[0]))
+        return [replace(c, name=path.relative_to(folder).as_posix()) for c, path in zip(chunks, chosen, strict=True)]
     raise ModelError(
         f"{folder}: holds no calibration data: needs npz or npy files, folders {listed(inputs)} of npy files, "
         f"{_SETS} folders with {_TENSORS}, or images ({', '.join(s[1:] for s in SUFFIXES)})"
     )
+
+
+def image_files(folder: Path) -> list[Path]:
+    """Images of a folder and of those below it, by name."""
+    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.name[0] != "." and p.is_file())
 
 
 def spread(items: Sequence[_T], count: int, seed: int) -> list[_T]:
@@ -81,10 +90,14 @@ def spread(items: Sequence[_T], count: int, seed: int) -> list[_T]:
     return [items[int(rng.integers(low, high))] for low, high in pairwise(bounds)]
 
 
-def _spread(items: Sequence[_T], chunks: Callable[[_T], list[Chunk]], samples: int, seed: int) -> list[Chunk]:
+def _spread(
+    items: Sequence[Path], chunks: Callable[[Path], list[Chunk]], samples: int, seed: int, folder: Path
+) -> list[Chunk]:
     """Chunks of as many items as give the number of samples, if all hold as many as the first."""
     held = sum(chunk.count for chunk in chunks(items[0]))
-    return [chunk for item in spread(items, -(-samples // held), seed) for chunk in chunks(item)]
+    chosen = spread(items, -(-samples // held), seed)
+    names = ["" if item == folder else item.relative_to(folder).as_posix() for item in chosen]
+    return [replace(c, name=name) for item, name in zip(chosen, names, strict=True) for c in chunks(item)]
 
 
 def _files(folder: Path, suffix: str) -> list[Path]:
@@ -123,9 +136,17 @@ def _set_chunks(fit: Fit, folder: Path) -> list[Chunk]:
     def load() -> Held:
         found: dict[str, Array] = {}
         for path in sorted(folder.glob(_TENSORS), key=_number):
-            name, array = read_tensor(path)
-            k = _number(path)[0]
-            found[name if name in inputs else inputs[k] if k < len(inputs) else path.name] = array
+            _put(found, path, inputs)
+        if fit.outputs is not None:
+            for path in sorted(folder.glob(_EXPECTED), key=_number):
+                _put(found, path, fit.outputs)
         return found
 
     return fit.chunks(str(folder), load)
+
+
+def _put(found: dict[str, Array], path: Path, names: Sequence[str]) -> None:
+    """Stores a tensor under its own name if that is one of `names`, else by the number in the name of its file."""
+    name, array = read_tensor(path)
+    k = _number(path)[0]
+    found[name if name in names else names[k] if k < len(names) else path.name] = array

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ def read_samples(
     preprocess: Preprocess | None = None,
     shapes: Mapping[str, Sequence[int]] | None = None,
     seed: int = 0,
+    evaluation: bool = False,
 ) -> Samples:
     """Reads calibration data and fits it to the inputs of a model.
 
@@ -58,6 +60,8 @@ def read_samples(
         preprocess: for images, and for arrays of uint8 pixels.
         shapes: of inputs that the model leaves open: of random ones, and height and width of images.
         seed: of random numbers and of subsets.
+        evaluation: also read what lies beside the inputs (`Batch.extras`): `labels`, `targets`, `output_K.pb`, what has the
+            name of an output or a row for each sample; images of an npz file are those named `images` only.
 
     Raises:
         ModelError: the data can't be read, or does not fit the model; names the file, the array and what is expected.
@@ -74,13 +78,14 @@ def read_samples(
 
         chunks, name = synthetic_chunks(model, wanted, samples, batch, shapes, seed), ""
     else:
-        chunks, name = _chunks(source, Fit(wanted, preprocess), samples, seed, shapes or {})
+        outputs = tuple(o.name for o in model.graph.output) if evaluation else None
+        chunks, name = _chunks(source, Fit(wanted, preprocess, outputs), samples, seed, shapes or {})
     chunks = _first(chunks, samples)
     count = sum(chunk.count for chunk in chunks)
     noun = "sample" if count == 1 else "samples"
     text = f"{count:,} synthetic {noun} (no data was given)" if source is None else f"{count:,} {noun} of {name}"
     batches = Batches(chunks, wanted.batch or batch, fixed=wanted.batch is not None)
-    return Samples(batches, count, text, source is None, mask)
+    return Samples(batches, count, text, source is None, mask, _names(chunks))
 
 
 def _chunks(source: Any, fit: Fit, samples: int, seed: int, shapes: Mapping[str, Sequence[int]]) -> tuple[list[Chunk], str]:
@@ -134,6 +139,12 @@ def _first(chunks: Sequence[Chunk], samples: int) -> list[Chunk]:
         found.append(chunk if chunk.shape is None else replace(chunk, count=min(chunk.count, samples)))
         samples -= chunk.count
     return found
+
+
+def _names(chunks: Sequence[Chunk]) -> tuple[tuple[int, int, str], ...]:
+    """First sample, number of samples and file of each chunk that has a name."""
+    firsts = accumulate((chunk.count for chunk in chunks), initial=0)
+    return tuple((first, c.count, c.name) for first, c in zip(firsts, chunks, strict=False) if c.name)
 
 
 def _mask(wanted: Signature, given: str | None) -> str | None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import importlib.util
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 
@@ -51,7 +51,8 @@ def stream_chunks(source: Reader | Iterable[Mapping[str, Any]], name: str, fit: 
         if not isinstance(item, Mapping):
             kind = type(item).__name__
             raise ModelError(f"{where}: has to be a dict of arrays by input name ({listed(names)}), not {kind}")
-        held = {n: _array(where, n, value, copy=not stable) for n, value in item.items() if n in names}
+        taken = [n for n in item if n in names or fit.outputs is not None]
+        held = {n: _array(where, n, item[n], copy=not stable) for n in taken}
         if len(held) < len(names):
             fit.check_names(where, list(item))
         found = fit.chunks(where, partial(dict, held))
@@ -109,19 +110,35 @@ def call_function(path: Path, name: str) -> Any:
         ModelError: the file is missing, or its code fails.
         UsageError: it has no such function.
     """
-    if not path.is_file():
-        raise ModelError(f"{path}: no such file; check the path")
-    spec = importlib.util.spec_from_file_location(f"calibration_{path.stem}", path)
-    assert spec and spec.loader
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    function = load_function(path, name)
     try:
-        spec.loader.exec_module(module)
-        function = getattr(module, name, None)
-        if callable(function):
-            return function()
+        return function()
     except OnnxPruneError:
         raise
     except Exception as error:
         raise ModelError(f"{path}: {name} fails with {type(error).__name__} ({first_line(error)})") from error
+
+
+def load_function(path: Path, name: str, purpose: str = "calibration") -> Callable[..., Any]:
+    """A function of a Python file.
+
+    Raises:
+        ModelError: the file is missing, or its code fails.
+        UsageError: it has no such function.
+    """
+    if not path.is_file():
+        raise ModelError(f"{path}: no such file; check the path")
+    spec = importlib.util.spec_from_file_location(f"{purpose}_{path.stem}", path)
+    assert spec and spec.loader
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except OnnxPruneError:
+        raise
+    except Exception as error:
+        raise ModelError(f"{path}: {name} fails with {type(error).__name__} ({first_line(error)})") from error
+    function = getattr(module, name, None)
+    if callable(function):
+        return cast("Callable[..., Any]", function)
     known = listed(n for n, value in vars(module).items() if callable(value) and n[0] != "_")
     raise UsageError(f"{path}: has no function {name!r}; it has {known}")

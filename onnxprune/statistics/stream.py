@@ -61,7 +61,7 @@ class _Shelved(Sequence[Batch]):
 
     def __init__(self, batches: Iterable[Batch], budget: int) -> None:
         self.shelf = Shelf(budget)
-        self.items = [({n: self.shelf.put(a) for n, a in b.feeds.items()}, b.count) for b in batches]
+        self.items = [({n: self.shelf.put(a) for n, a in b.feeds.items()}, replace(b, feeds={})) for b in batches]
 
     def __len__(self) -> int:
         return len(self.items)
@@ -73,8 +73,8 @@ class _Shelved(Sequence[Batch]):
     def __getitem__(self, index: int | slice) -> Batch | list[Batch]:
         if isinstance(index, slice):
             return [self[k] for k in range(*index.indices(len(self)))]
-        feeds, count = self.items[index]
-        return Batch({n: taken(item) for n, item in feeds.items()}, count)
+        feeds, batch = self.items[index]
+        return replace(batch, feeds={n: taken(item) for n, item in feeds.items()})
 
 
 def at_hand(samples: Samples, budget: int) -> Samples:

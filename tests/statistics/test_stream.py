@@ -5,6 +5,7 @@ import onnx
 import pytest
 
 from onnxprune.calibrate.batch import Batch, Samples
+from onnxprune.calibrate.read import read_samples
 from onnxprune.errors import ModelError
 from onnxprune.proof.session import run
 from onnxprune.statistics.flow import lift
@@ -95,3 +96,12 @@ def test_at_hand_spills(samples):
     assert [b.count for b in held.batches] == [4, 4, 2]
     for one, two in zip(held.batches, samples.batches, strict=True):
         assert np.array_equal(one.feeds["x"], two.feeds["x"])
+
+
+def test_at_hand_remembers_which_samples_they_are(tmp_path):
+    model = make("(float[N, S] x) => (float[N, S] y) { y = Identity (x) }", {})
+    for k, length in enumerate([2, 3, 2]):
+        np.save(tmp_path / f"{k}.npy", np.full(length, k, np.float32))
+    held = at_hand(read_samples(tmp_path, model), 1 << 20)
+    assert [b.samples.tolist() for b in held.batches] == [[0, 2], [1]]
+    assert [held.name(k) for k in range(3)] == ["0.npy", "1.npy", "2.npy"]
