@@ -6,7 +6,8 @@ import pytest
 from onnx import numpy_helper
 
 from onnxprune.errors import ModelError
-from onnxprune.report.evaluate import evaluate, load_data
+from onnxprune.metrics.data import load_data
+from onnxprune.report.evaluate import evaluate
 
 RNG = np.random.default_rng(0)
 
@@ -159,8 +160,9 @@ def test_data_without_anything_to_compare_with(tmp_path):
 def test_files_that_are_no_archives(tmp_path):
     model = identity("6")
     np.save(tmp_path / "data.npy", X)
+    (tmp_path / "data.npy").rename(tmp_path / "data.npz")
     with pytest.raises(ModelError, match="one array"):
-        load_data(tmp_path / "data.npy", model)
+        load_data(tmp_path / "data.npz", model)
     np.savez(tmp_path / "objects.npz", x=np.array([{}], object))
     with pytest.raises(ModelError, match="no npz file of plain arrays"):
         load_data(tmp_path / "objects.npz", model)

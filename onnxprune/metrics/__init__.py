@@ -1,0 +1,1 @@
+"""Metrics: what a model reaches on labelled data, and what a change of it is worth."""
