@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from onnxprune.api import PruneResult, analyze, apply, prune, verify
+    from onnxprune.api import PruneResult, analyze, apply, evaluate, prune, verify
     from onnxprune.errors import (
         BudgetError,
         ModelError,
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
         VerificationError,
     )
     from onnxprune.groups.group import Group, Groups
+    from onnxprune.metrics.registry import metric
+    from onnxprune.metrics.score import Score
     from onnxprune.plan.plan import Plan, load_plan
     from onnxprune.proof.oracle import Verification
     from onnxprune.report.report import Report
@@ -31,6 +33,7 @@ _HOMES = {
     "BudgetError": "errors", "PlanError": "errors", "NothingToPruneError": "errors",
     "Group": "groups.group", "Groups": "groups.group", "Plan": "plan.plan", "load_plan": "plan.plan",
     "Report": "report.report", "criterion": "select.criteria", "slice_criterion": "select.criteria",
+    "evaluate": "api", "Score": "metrics.score", "metric": "metrics.registry",
     "ScoreContext": "select.context", "rule": "trace.registry", "layout": "trace.registry", "Verification": "proof.oracle",
 }  # fmt: skip
 __all__ = [
@@ -44,6 +47,7 @@ __all__ = [
     "PlanError",
     "PruneResult",
     "Report",
+    "Score",
     "ScoreContext",
     "UsageError",
     "Verification",
@@ -52,8 +56,10 @@ __all__ = [
     "analyze",
     "apply",
     "criterion",
+    "evaluate",
     "layout",
     "load_plan",
+    "metric",
     "prune",
     "rule",
     "slice_criterion",

@@ -1,4 +1,4 @@
-"""The library: prune, analyze, apply, verify. Models that are given are never changed."""
+"""The library: prune, analyze, apply, verify, evaluate. Models that are given are never changed."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any, get_args
 import onnx
 
 from onnxprune.calibrate.batch import Samples
+from onnxprune.calibrate.preprocess import Preprocess
 from onnxprune.calibrate.rebatch import rebatch
 from onnxprune.errors import NothingToPruneError, PlanError, UsageError, VerificationError
 from onnxprune.groups.build import build
@@ -20,13 +21,17 @@ from onnxprune.groups.group import Groups
 from onnxprune.io.load import load_model, model_size, sha256_model
 from onnxprune.io.surgeon import import_graph
 from onnxprune.lossless.find import edited, find_lossless, verify_lossless
+from onnxprune.metrics.data import load_data
+from onnxprune.metrics.score import Score
 from onnxprune.plan.plan import Plan, alive_of, make_plan
 from onnxprune.prepare.prepare import Prepared, prepare
 from onnxprune.proof.check import Checker, alive_after, default_tolerance
 from onnxprune.proof.oracle import Verification
 from onnxprune.recover.reconstruct import reconstruct as fit
 from onnxprune.recover.solve import Mode
+from onnxprune.report.evaluate import evaluate as run_evaluation
 from onnxprune.report.fidelity import fidelity
+from onnxprune.report.losses import group_losses, input_axes
 from onnxprune.report.report import Report, count_params, rows, total_macs
 from onnxprune.select.allocate import Attention, Options, Ranking, candidates, choose
 from onnxprune.select.context import ScoreContext
@@ -212,6 +217,9 @@ def prune(
         likeness,
         None if proven is None else {g: {str(k): n for k, n in kinds.items()} for g, kinds in proven.counts().items()},
     )
+    if recovery is not None:
+        members = {c.group.id: c.group.members for c in choices}
+        report.losses = group_losses(recovery.fits, members, input_axes(prepared.model))
     clock("report")
     tell("done", 1.0)
     return PruneResult(pruned, plan, report)
@@ -320,6 +328,37 @@ def _analyze(source: onnx.ModelProto, width: bool, shapes: Mapping[str, Sequence
     traced = trace(prepared.graph, prepared.shapes, prepared.inferred)
     traced.clones = prepared.clones
     return prepared, build(traced, width=width)
+
+
+def evaluate(
+    model: Source,
+    data: Data,
+    *,
+    metric: str | None = None,
+    labels: Any = None,
+    preprocess: Preprocess | None = None,
+    mask: str | None = None,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+) -> Score:
+    """What a model reaches on data; `before.change(after)` of two scores tells what lies between them.
+
+    Args:
+        model: path or model.
+        data: samples in any form that `prune` takes, with labels or targets; all of them are used.
+        metric: `accuracy`, `top5`, `perplexity`, `mse`, `cosine`, the name of a registered one, or `file.py:function`;
+            chosen by what the data holds where not given.
+        labels: file of integer labels (npy, npz, csv, txt), name of an array of the data, or an array `(N, ...)`.
+        preprocess: for images.
+        mask: input whose zeros mark padding.
+        shapes: concrete shapes of inputs with symbolic dimensions.
+
+    Raises:
+        ModelError: the model or the data can't be read, they don't fit each other, or an output holds NaN.
+        UsageError: there is no such metric, or an option is missing.
+    """
+    source = _model(model)
+    found = load_data(data, source, metric=metric, labels=labels, preprocess=preprocess, mask=mask, shapes=shapes)
+    return run_evaluation(source, found, "model" if isinstance(model, onnx.ModelProto) else os.fspath(model))
 
 
 def _resolve(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 
     from onnxprune.api import PruneResult
     from onnxprune.calibrate.batch import Samples
-    from onnxprune.report.evaluate import Score
+    from onnxprune.report.evaluation import Evaluation, Evaluator
     from onnxprune.report.latency import Latency
     from onnxprune.select.allocate import Attention, Ranking
 
@@ -130,8 +129,28 @@ def prune(
         bool, typer.Option("--latency/--no-latency", help="Time both models.", rich_help_panel=_CHECKS)
     ] = True,
     evaluation: Annotated[
-        Path | None,
-        typer.Option("--eval", metavar="NPZ", help="Score both models on this data.", rich_help_panel=_CHECKS),
+        str | None,
+        typer.Option(
+            "--eval", metavar="PATH", help="Score both models on this data, in any form of --data.", rich_help_panel=_CHECKS
+        ),
+    ] = None,
+    metric: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="accuracy, top5, perplexity, mse, cosine or file.py:function; by the data, unless given.",
+            rich_help_panel=_CHECKS,
+            show_default=False,
+        ),
+    ] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH",
+            help="Labels for --eval: npy, npz, csv, txt, or an array of the data.",
+            rich_help_panel=_CHECKS,
+            show_default=False,
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(metavar="N", min=0, help="Seed of the random inputs.", rich_help_panel=_CHECKS)] = 0,
     plan_out: Annotated[
@@ -151,15 +170,20 @@ def prune(
     overall, by_glob = values.ratios(ratio or [])
     shapes = values.shapes(shape or [])
     _check_choices(criterion, ranking, attention, reconstruct)
-    values.check_outputs([source, evaluation], [output, plan_out, report_out])
-    if (reconstruct not in (None, "none") or preprocess or mask) and data is None:
-        raise UsageError(
-            "--reconstruct, --preprocess and --mask need calibration samples: give --data PATH or --data synthetic"
-        )
+    given = [Path(p) for p in (evaluation, labels) if p]
+    values.check_outputs([source, *given], [output, plan_out, report_out])
+    if reconstruct not in (None, "none") and data is None:
+        raise UsageError("--reconstruct needs calibration samples: give --data PATH or --data synthetic")
+    if (preprocess or mask) and data is None and evaluation is None:
+        raise UsageError("--preprocess and --mask need samples: give --data PATH, --data synthetic or --eval PATH")
+    if (metric or labels) and evaluation is None:
+        raise UsageError("--metric and --labels need data to evaluate on: give --eval PATH")
     if lossless and (ratio or target or criterion or data is not None):
         raise UsageError("--lossless decides by itself what goes: leave out --ratio, --target, --criterion and --data")
     run = _Run(cast(Screen, context.obj), source, output, shapes, seed)
-    model = run.load(evaluation)
+    model = run.load()
+    if evaluation is not None:
+        run.evaluate(model, evaluation, metric=metric, labels=labels, mask=mask, preprocess=preprocess)
     options: dict[str, Any] = {
         "ratio": overall,
         "target": values.targets(target or []),
@@ -186,7 +210,7 @@ def prune(
             run.save(model)
         raise
     run.save(result.model, result.plan.to_json(), plan_out)
-    run.measure(model, latency=latency)
+    run.measure(model, options.get("data"), latency=latency)
     document = {"input": str(source), "output": str(output), "report": result.report.to_dict(), **run.figures()}
     if report_out:
         from onnxprune.io.save import save_text
@@ -222,26 +246,28 @@ class _Run:
     output: Path
     shapes: dict[str, tuple[int, ...]]
     seed: int
-    score: Callable[[Path], Score] | None = None
-    before: Score | None = None
-    after: Score | None = None
+    evaluator: Evaluator | None = None
+    evaluation: Evaluation | None = None
     times: tuple[Latency, Latency] | None = None
     untimed: str = ""
 
-    def load(self, evaluation: Path | None) -> onnx.ModelProto:
-        """Reads the model; scores it, which also tells whether the data fits."""
+    def load(self) -> onnx.ModelProto:
+        """Reads the model."""
         from onnxprune.io.load import load_model
 
-        model = load_model(self.source)
-        if evaluation:
-            from onnxprune.report.evaluate import evaluate, load_data
+        return load_model(self.source)
 
-            data = load_data(evaluation, model)
-            self.score = lambda path: evaluate(path, data, str(path))
-            with self.screen.progress() as progress:
-                progress("evaluating the model", 0.0)
-                self.before = self.score(self.source)
-        return model
+    def evaluate(self, model: onnx.ModelProto, data: str, *, preprocess: str | None, **options: str | None) -> None:
+        """Scores the model, which also tells whether the data fits."""
+        from onnxprune.calibrate.preprocess import parse_preprocess
+        from onnxprune.metrics.data import load_data
+        from onnxprune.report.evaluation import Evaluator
+
+        chosen = parse_preprocess(preprocess) if preprocess else None
+        with self.screen.progress() as progress:
+            progress("evaluating the model", 0.0)
+            found = load_data(data, model, preprocess=chosen, shapes=self.shapes or None, **options)
+            self.evaluator = Evaluator(self.source, found)
 
     def read(self, model: onnx.ModelProto, data: str, samples: int, mask: str | None, preprocess: str | None) -> Samples:
         """Finds the calibration samples and fits them to the model."""
@@ -273,12 +299,12 @@ class _Run:
             save_text(plan, plan_out)
         save_model(model, self.output, source_path=self.source)
 
-    def measure(self, model: onnx.ModelProto, *, latency: bool) -> None:
+    def measure(self, model: onnx.ModelProto, calibration: Samples | None, *, latency: bool) -> None:
         """Times and scores the files."""
         with self.screen.progress() as progress:
-            if self.score:
+            if self.evaluator:
                 progress("evaluating the pruned model", 0.0)
-                self.after = self.score(self.output)
+                self.evaluation = self.evaluator.compare(self.output, calibration)
             if latency:
                 progress("timing both models", 0.0)
                 self.times = self._time(model)
@@ -296,28 +322,17 @@ class _Run:
 
     def figures(self) -> dict[str, Any]:
         """Measurements as plain data."""
-        times, scores = self.times, self.scores
+        times = self.times
         return {
             "latency": times and {n: {"p50_ms": t.p50, "ms": t.ms} for n, t in zip(_SIDES, times, strict=True)},
-            "evaluation": scores
-            and {
-                "metric": scores[0].metric,
-                "samples": scores[0].samples,
-                "before": scores[0].value,
-                "after": scores[1].value,
-                "agreement": scores[0].agreement(scores[1]),
-            },
+            "evaluation": self.evaluation and self.evaluation.to_dict(),
         }
-
-    @property
-    def scores(self) -> tuple[Score, Score] | None:
-        """Of both models."""
-        return (self.before, self.after) if self.before and self.after else None
 
     def show(self, result: PruneResult, *, width: bool) -> None:
         """The result table and what the user should know."""
         from rich.text import Text
 
+        from onnxprune.report.outcome import evaluation_notes, outcome_tables
         from onnxprune.report.tables import Note, notes_table, plural, result_notes, result_table
 
         notes = result_notes(result.report, verbose=self.screen.verbose, width=width)
@@ -327,16 +342,13 @@ class _Run:
             runs = plural(len(self.times[0].ms), "run")
             text = f"median of {runs} of each model in turn, one sample, ONNX Runtime on this CPU"
             notes.append(Note("latency", text))
-        if self.scores:
-            one, two = self.scores
-            agreement = one.agreement(two)
-            same = f"; both models agree on {agreement:.1f} %" if agreement is not None else ""
-            notes.append(Note("evaluated", f"on {plural(one.samples, 'sample')}{same}"))
+        notes += evaluation_notes(self.evaluation)
         if self.screen.verbose:
             spent = ", ".join(f"{what} {s:.2f}" for what, s in result.report.seconds.items())
             notes.append(Note("seconds", spent))
         title = Text(f"{self.source} -> {self.output}", "bold")
-        self.screen.show(title, result_table(result.report, self.times, self.scores), notes_table(notes))
+        tables = outcome_tables(result.report, self.evaluation, verbose=self.screen.verbose)
+        self.screen.show(title, result_table(result.report, self.times, self.evaluation), *tables, notes_table(notes))
 
 
 _SIDES = ("before", "after")

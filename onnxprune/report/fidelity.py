@@ -1,23 +1,44 @@
-"""How far the outputs of a pruned model are from those of its source, on the calibration samples.
+"""How far the outputs of a pruned model are from those of its source, sample by sample.
 
-Both models have seen these samples: the source as what it is, the pruned one when it was fitted. The figures tell what the
-removal did; what it costs on a task, only labelled data tells (`--eval`).
+On calibration samples the figures tell what the removal did: the pruned model was fitted on them. On other samples they tell
+what it will do. What that costs on a task, only labelled data tells (`--eval`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnxprune.calibrate.batch import Samples
+from onnxprune.calibrate.batch import Batch, Samples
 from onnxprune.errors import ModelError
+from onnxprune.metrics.paired import share
 from onnxprune.proof.session import first_line, open_session
 from onnxprune.proof.widen import is_narrow
 
+Array = NDArray[Any]
+
 _WORST = 5
+_BLOCK = 1 << 22  # elements that are held in float64
+
+
+@dataclass(frozen=True)
+class Worst:
+    """One sample.
+
+    Attributes:
+        sample: its position in the data.
+        error: norm of the difference over that of the source's output.
+        file: that it comes from; empty where there are no files to tell apart.
+    """
+
+    sample: int
+    error: float
+    file: str = ""
 
 
 @dataclass
@@ -31,7 +52,7 @@ class Fidelity:
         cosine: mean cosine between both outputs of a sample.
         agreement: share of samples with the same largest element `(N, classes)`; None for other outputs.
         interval: 95 % interval of the agreement (Wilson 1927).
-        worst: samples with the largest relative error: index in the order of the samples, error.
+        worst: samples with the largest relative error.
     """
 
     output: str
@@ -40,7 +61,72 @@ class Fidelity:
     cosine: float
     agreement: float | None = None
     interval: tuple[float, float] | None = None
-    worst: list[tuple[int, float]] = field(default_factory=list)
+    worst: list[Worst] = field(default_factory=list)
+
+
+class Likeness:
+    """Collects the outputs of two models for one batch after the other; float outputs with a row for each sample count."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, list[NDArray[np.float64]]] = {}
+        self.agreed: dict[str, list[NDArray[np.bool_]]] = {}
+        self.samples: dict[str, list[NDArray[np.int64]]] = {}
+        self.count = 0
+
+    def add(self, batch: Batch, before: Mapping[str, Array], after: Mapping[str, Array]) -> None:
+        """Takes in one run of both models."""
+        count = batch.count
+        samples = batch.samples if len(batch.samples) == count else np.arange(self.count, self.count + count)
+        self.count += count
+        for name, a in before.items():
+            b = after.get(name)
+            if not isinstance(a, np.ndarray) or a.dtype.kind != "f" or a.ndim < 1 or len(a) < count or b is None:
+                continue
+            if b.shape != a.shape:
+                continue
+            self.sums.setdefault(name, []).append(_sums(a[:count], b[:count]))
+            self.samples.setdefault(name, []).append(samples)
+            if a.ndim == 2 and a.shape[1] > 1:
+                self.agreed.setdefault(name, []).append(a[:count].argmax(1) == b[:count].argmax(1))
+
+    def result(self, samples: Samples) -> list[Fidelity]:
+        """One for each output.
+
+        Args:
+            samples: where the batches came from.
+        """
+        return [self._of(name, samples) for name in self.sums]
+
+    def _of(self, name: str, samples: Samples) -> Fidelity:
+        difference, before, after, product = np.concatenate(self.sums[name]).T
+        norm = np.sqrt(before * after)
+        cosine = np.divide(product, norm, out=np.ones_like(norm), where=norm > 0)
+        own = np.sqrt(difference / np.maximum(before, 1e-30))
+        places = np.concatenate(self.samples[name])
+        order = np.lexsort((places, -np.nan_to_num(own, nan=np.inf)))[:_WORST]
+        error = float(np.sqrt(difference.sum() / max(before.sum(), 1e-30)))
+        found = Fidelity(name, len(own), error, float(cosine.mean()))
+        found.worst = [Worst(int(places[k]), float(own[k]), samples.name(int(places[k]))) for k in order]
+        if name in self.agreed:
+            same = np.concatenate(self.agreed[name])
+            interval = share(same)
+            found.agreement, found.interval = float(same.mean()), (interval.low, interval.high)
+        return found
+
+
+def _sums(a: Array, b: Array) -> NDArray[np.float64]:
+    """Of each sample the squares of the difference and of both outputs, and their product `(n, 4)`."""
+    return np.concatenate([_block(a[rows], b[rows]) for rows in _rows(a)])
+
+
+def _block(a: Array, b: Array) -> NDArray[np.float64]:
+    x, y = (np.asarray(v, np.float64).reshape(len(v), -1) for v in (a, b))
+    return np.stack([((x - y) ** 2).sum(1), (x**2).sum(1), (y**2).sum(1), (x * y).sum(1)], axis=1)
+
+
+def _rows(a: Array) -> Iterator[slice]:
+    step = max(_BLOCK // max(a[0].size, 1), 1)
+    return (slice(k, k + step) for k in range(0, len(a), step))
 
 
 def fidelity(source: onnx.ModelProto, pruned: onnx.ModelProto, samples: Samples) -> list[Fidelity]:
@@ -52,45 +138,18 @@ def fidelity(source: onnx.ModelProto, pruned: onnx.ModelProto, samples: Samples)
     if is_narrow(source):
         return []
     names = [o.name for o in source.graph.output]
+    likeness = Likeness()
     try:
         sessions = [open_session(m, optimize=True) for m in (source, pruned)]
-        collected: dict[str, list[NDArray[np.float64]]] = {}
-        agreed: dict[str, list[NDArray[np.bool_]]] = {}
         for batch in samples.batches:
             before, after = (s.run(names, {n: batch.feeds[n] for n in _fed(s, batch.feeds)}) for s, _ in sessions)
-            for name, a, b in zip(names, before, after, strict=True):
-                if not isinstance(a, np.ndarray) or a.dtype.kind != "f" or a.ndim < 1 or len(a) < batch.count:
-                    continue
-                x, y = (np.asarray(v[: batch.count], np.float64).reshape(batch.count, -1) for v in (a, b))
-                rows = np.stack([((x - y) ** 2).sum(1), (x**2).sum(1), (y**2).sum(1), (x * y).sum(1)], axis=1)
-                collected.setdefault(name, []).append(rows)
-                if a.ndim == 2 and a.shape[1] > 1:
-                    agreed.setdefault(name, []).append(x.argmax(1) == y.argmax(1))
+            likeness.add(batch, dict(zip(names, before, strict=True)), dict(zip(names, after, strict=True)))
     except ModelError:
         raise
     except Exception as error:
         raise ModelError(f"ONNX Runtime can't run the model on the calibration samples: {first_line(error)}") from error
-    return [_of(name, np.concatenate(rows), agreed.get(name)) for name, rows in collected.items()]
+    return likeness.result(samples)
 
 
-def _fed(session: object, feeds: dict[str, NDArray[np.float64]]) -> list[str]:
+def _fed(session: object, feeds: Mapping[str, Array]) -> list[str]:
     return [i.name for i in session.get_inputs() if i.name in feeds]  # type: ignore[attr-defined]
-
-
-def _of(name: str, rows: NDArray[np.float64], agreed: list[NDArray[np.bool_]] | None) -> Fidelity:
-    """From sums of squares: of the difference, of both outputs, and their product `(N, 4)`."""
-    difference, before, after, product = rows.T
-    norm = np.sqrt(before * after)
-    cosine = np.divide(product, norm, out=np.ones_like(norm), where=norm > 0)
-    own = np.sqrt(difference / np.maximum(before, 1e-30))
-    worst = [(int(k), float(own[k])) for k in np.argsort(-own, kind="stable")[:_WORST]]
-    found = Fidelity(name, len(rows), float(np.sqrt(difference.sum() / max(before.sum(), 1e-30))), float(cosine.mean()))
-    found.worst = worst
-    if agreed:
-        from scipy.stats import binomtest
-
-        same = np.concatenate(agreed)
-        found.agreement = float(same.mean())
-        interval = binomtest(int(same.sum()), len(same)).proportion_ci(method="wilson")
-        found.interval = (float(interval.low), float(interval.high))
-    return found

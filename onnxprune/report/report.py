@@ -12,6 +12,7 @@ from onnxprune.groups.group import Frozen, Groups
 from onnxprune.proof.oracle import Verification
 from onnxprune.recover.fit import Fit
 from onnxprune.report.fidelity import Fidelity
+from onnxprune.report.losses import GroupLoss
 from onnxprune.report.macs import node_macs
 from onnxprune.select.allocate import Choice
 from onnxprune.surgery.follow import pruned_shape
@@ -64,6 +65,7 @@ class Report:
         criterion: what the units were ranked by.
         fits: what reconstruction did to each linear node behind a removal.
         fidelity: how far the outputs are from the source's on the calibration samples.
+        losses: what reconstruction did by group, the worst group first.
         lossless: group -> kind -> units that provably did nothing; None where that was not asked for.
     """
 
@@ -87,6 +89,7 @@ class Report:
     fits: list[Fit] = field(default_factory=list)
     fidelity: list[Fidelity] = field(default_factory=list)
     lossless: dict[str, dict[str, int]] | None = None
+    losses: list[GroupLoss] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""

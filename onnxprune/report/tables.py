@@ -17,7 +17,7 @@ from onnxprune.groups.group import Frozen, Group, Groups
 from onnxprune.proof.oracle import Verification
 
 if TYPE_CHECKING:
-    from onnxprune.report.evaluate import Score
+    from onnxprune.report.evaluation import Evaluation
     from onnxprune.report.latency import Latency
     from onnxprune.report.report import Report
 
@@ -46,7 +46,7 @@ class Note:
 
 
 def result_table(
-    report: Report, latency: tuple[Latency, Latency] | None = None, scores: tuple[Score, Score] | None = None
+    report: Report, latency: tuple[Latency, Latency] | None = None, evaluation: Evaluation | None = None
 ) -> Table:
     """Before, after and change of everything that was measured."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
@@ -60,13 +60,11 @@ def result_table(
         before, after = (each.p50 for each in latency)
         faster = f"{before / after:.2f}x faster" if after <= before else f"{after / before:.2f}x slower"
         table.add_row("latency p50", f"{before:.3g} ms", f"{after:.3g} ms", faster)
-    if scores:
-        one, two = scores
-        if one.metric == "accuracy":
-            row = (f"{one.value:.2f} %", f"{two.value:.2f} %", f"{two.value - one.value:+.2f} points")
-            table.add_row("top-1 accuracy", *row)
-        else:
-            table.add_row("mean squared error", f"{one.value:.4g}", f"{two.value:.4g}", percent(one.value, two.value))
+    if evaluation:
+        from onnxprune.report.outcome import score_rows
+
+        for row in score_rows(evaluation):
+            table.add_row(*row)
     return table
 
 
@@ -85,7 +83,7 @@ def result_notes(report: Report, *, verbose: bool, width: bool) -> list[Note]:
     cut = [g for g in report.groups if g.removed]
     units, of = sum(g.removed for g in cut), sum(g.units for g in cut)
     notes = [Note("removed", f"{units:,} of {of:,} units in {plural(len(cut), 'group')}")] if cut else []
-    notes += recovery_notes(report) + fidelity_notes(report)
+    notes += recovery_notes(report)
     notes.append(Note("MACs", f"of one run with {shapes_text(report.shapes)}"))
     notes += frozen_notes(report.frozen, verbose=verbose, width=width)
     notes += trouble_notes(report.unknown_ops, report.failures)
@@ -124,21 +122,6 @@ def recovery_notes(report: Report) -> list[Note]:
     refused = [f for f in report.fits if f.reason]
     if refused:
         notes.append(Note("not fitted", f"{plural(len(refused), 'linear node')}: {refused[0].reason}"))
-    return notes
-
-
-def fidelity_notes(report: Report) -> list[Note]:
-    """How far each output is from the source's, on the calibration samples."""
-    notes = []
-    for k, f in enumerate(report.fidelity):
-        text = (
-            f"output {f.output!r} on the calibration samples: relative error {f.relative_error:.1%}, cosine {f.cosine:.4f}"
-        )
-        if f.agreement is not None and f.interval is not None:
-            low, high = f.interval
-            text += f", top-1 agreement {f.agreement:.1%} (95 % interval {low:.1%} to {high:.1%})"
-        text += f"; farthest: sample {f.worst[0][0]} ({f.worst[0][1]:.0%})" if f.worst else ""
-        notes.append(Note("" if k else "fidelity", text))
     return notes
 
 

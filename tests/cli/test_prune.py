@@ -142,7 +142,7 @@ def test_samples_rank_and_repair(invoke, model, calibration, tmp_path):
     assert bare["criterion"] == "l2" and bare["fits"] == []
     assert bare["fidelity"][0]["relative_error"] > report["fidelity"][0]["relative_error"]
     table = invoke(*arguments, "--samples", "12").out
-    assert "12 samples of samples.npz; ranked by obs" in table and "recovered" in table and "fidelity" in table
+    assert "12 samples of samples.npz; ranked by obs" in table and "recovered" in table and "likeness on" in table
 
 
 @pytest.mark.parametrize(

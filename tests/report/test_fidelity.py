@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from onnxprune.calibrate.batch import Batch, Samples
+from onnxprune.calibrate.read import read_samples
 from onnxprune.errors import ModelError
 from onnxprune.report.fidelity import fidelity
 from tests.models_text import make
@@ -44,7 +45,35 @@ def test_figures(weights, data):
     assert found.agreement == (a.argmax(1) == b.argmax(1)).mean() < 1
     low, high = found.interval
     assert low < found.agreement < high and high - low < 0.4
-    assert [k for k, _ in found.worst] == np.argsort(-own)[:5].tolist()
+    assert [w.sample for w in found.worst] == np.argsort(-own)[:5].tolist()
+    assert [w.error for w in found.worst] == pytest.approx(np.sort(own)[::-1][:5].tolist(), rel=1e-4)
+
+
+def test_large_outputs_are_compared_in_blocks(weights, data, monkeypatch):
+    models = [make(TEXT, {"w": w}) for w in weights]
+    whole = fidelity(*models, samples(data))
+    monkeypatch.setattr("onnxprune.report.fidelity._BLOCK", 10)
+    (small,) = fidelity(*models, samples(data))
+    assert small.cosine == pytest.approx(whole[0].cosine) and small.worst == whole[0].worst
+
+
+def test_worst_samples_are_those_of_the_data_with_their_files(tmp_path):
+    """Samples of one shape are stacked, so batches are in another order than files."""
+    model = make("(float[N, S] x) => (float[N, S] y) { y = Identity (x) }", {})
+    other = make("(float[N, S] x) => (float[N, S] y) { y = Clip (x, low) }", {"low": np.array(0, np.float32)})
+    for k, row in enumerate([[1, 1], [1, 1, 1], [1, -1], [-1, 1, 1], [1, 1]]):
+        np.save(tmp_path / f"{k}.npy", np.array(row, np.float32))
+    found = fidelity(model, other, read_samples(tmp_path, model))[0]
+    assert [(w.sample, w.file) for w in found.worst[:2]] == [(2, "2.npy"), (3, "3.npy")]
+    assert found.worst[0].error == pytest.approx(np.sqrt(1 / 2)) and found.worst[1].error == pytest.approx(np.sqrt(1 / 3))
+
+
+def test_nan_is_the_worst(weights, data):
+    bad = weights[0].copy()
+    model = make(TEXT.replace("y = MatMul (x, w)", "h = MatMul (x, w)  y = Log (h)"), {"w": bad})
+    clean = make(TEXT, {"w": bad})
+    (found,) = fidelity(clean, model, samples(data))
+    assert np.isnan(found.relative_error) and np.isnan(found.worst[0].error)
 
 
 def test_the_same_model(weights, data):

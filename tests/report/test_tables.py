@@ -7,7 +7,6 @@ from rich.console import Console
 
 from onnxprune.groups.group import Frozen
 from onnxprune.proof.oracle import Verification
-from onnxprune.report.evaluate import Score
 from onnxprune.report.latency import Latency
 from onnxprune.report.report import GroupRow, PutBack, Report
 from onnxprune.report.tables import (
@@ -50,24 +49,16 @@ def report() -> Report:
 
 
 def test_the_table_has_a_row_for_everything_measured(report):
-    scores = Score("accuracy", 93.3, 200, [0]), Score("accuracy", 91.1, 200, [0])
-    lines = render(result_table(report, (Latency([2.0]), Latency([1.0])), scores))
+    lines = render(result_table(report, (Latency([2.0]), Latency([1.0]))))
     cells = [line.split() for line in lines]
     assert ["size", "98.0", "MB", "24.5", "MB", "-75.0", "%"] in cells
     assert ["parameters", "1,000,000", "250,000", "-75.0", "%"] in cells
     assert ["MACs", "4.09", "G", "1.00", "G", "-75.5", "%"] in cells
     assert ["latency", "p50", "2", "ms", "1", "ms", "2.00x", "faster"] in cells
-    assert ["top-1", "accuracy", "93.30", "%", "91.10", "%", "-2.20", "points"] in cells
 
 
 def test_slower_is_called_slower(report):
     assert "1.50x slower" in "\n".join(render(result_table(report, (Latency([2.0]), Latency([3.0])))))
-
-
-def test_squared_errors(report):
-    scores = Score("mse", 0.002, 200, []), Score("mse", 0.003, 200, [])
-    cells = [line.split() for line in render(result_table(report, None, scores))]
-    assert ["mean", "squared", "error", "0.002", "0.003", "+50.0", "%"] in cells
 
 
 def test_notes_tell_what_was_not_done(report):
