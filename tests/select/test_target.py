@@ -43,9 +43,7 @@ def test_global_ranking_by_effect_beats_equal_ratios():
     images = {"image": ((data["calibration"][:64, None] / 255 - 0.2860) / 0.3530).astype(np.float32)}
     errors = {}
     for ranking in ("local", "global"):
-        result = onnxprune.prune(
-            "models/mobilenet.onnx", target={"macs": 0.5}, ranking=ranking, data=[images], check=False
-        )
+        result = onnxprune.prune("models/mobilenet.onnx", target={"macs": 0.5}, ranking=ranking, data=[images], check=False)
         errors[ranking] = result.report.fidelity[0].relative_error
     assert errors["global"] < 0.8 * errors["local"]
 
