@@ -17,6 +17,7 @@ from onnx import numpy_helper
 
 from onnxprune.groups.classes import Mask
 from onnxprune.groups.group import Groups
+from onnxprune.io.load import nested_graphs
 from onnxprune.io.surgeon import constant_array, export_model, import_graph, set_constant
 from onnxprune.surgery.apply import stored_weights
 from onnxprune.surgery.weights import cut, keep_of, neutral_values, put_back
@@ -39,6 +40,7 @@ def inflated_weights(
     """
     trace = groups.trace
     constants, small = stored_weights(import_graph(source)), stored_weights(import_graph(pruned))
+    small |= {name: small[other] for name, other in _renamed(source, pruned).items() if other in small}
     for clone, original in trace.clones.items():
         small.setdefault(clone, small.get(original, constants[original]))
     neutral = neutral_values(trace.space)
@@ -58,6 +60,7 @@ def unlabelled_weights(
 ) -> Iterator[tuple[str, NDArray[Any]]]:
     """Float tensors that have no axis to label, such as a bias of one element, where reconstruction changed them."""
     before, after = _floats(source), _floats(pruned)
+    after |= {name: after[other] for name, other in _renamed(source, pruned).items() if other in after}
     for name in before.keys() & after.keys() - groups.trace.weights.keys():
         if before[name].dims == after[name].dims:
             old, new = numpy_helper.to_array(before[name]), numpy_helper.to_array(after[name])
@@ -72,6 +75,25 @@ def _floats(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
         if node.op_type == "Constant" and node.attribute[0].name == "value":
             tensors[node.output[0]] = node.attribute[0].t
     return {n: t for n, t in tensors.items() if t.data_type in _BIASES}
+
+
+def _renamed(source: onnx.ModelProto, pruned: onnx.ModelProto) -> dict[str, str]:
+    """Names that the pruned model lacks -> what the same nodes read there: equal tensors are shared."""
+    here = {n for g in nested_graphs(pruned.graph) for n in _names(g)}
+    after = {n.output[0]: n for g in nested_graphs(pruned.graph) for n in g.node if n.output}
+    found: dict[str, str] = {}
+    for graph in nested_graphs(source.graph):
+        for node in graph.node:
+            other = after.get(node.output[0]) if node.output else None
+            if other is not None and other.op_type == node.op_type:
+                pairs = zip(node.input, other.input, strict=False)
+                found.update((old, new) for old, new in pairs if old and old != new and old not in here)
+    return found
+
+
+def _names(graph: onnx.GraphProto) -> Iterator[str]:
+    yield from (t.name for t in graph.initializer)
+    yield from (o for n in graph.node for o in n.output)
 
 
 def _producers(graph: gs.Graph) -> dict[str, gs.Node]:
