@@ -27,6 +27,7 @@ from scipy.linalg import cholesky, lapack
 from onnxprune.groups.classes import Classes, Ids, Mask
 from onnxprune.groups.group import Group
 from onnxprune.select.context import Curve, Floats
+from onnxprune.statistics.channels import shrunk
 
 if TYPE_CHECKING:
     from onnxprune.statistics.channels import ChannelStatistics
@@ -118,7 +119,7 @@ class _Tensor:
         for w in s.weights:
             gram += w @ w.T
         self.total = float(max((covariance * gram).sum(), 0.0))
-        covariance = _shrunk(covariance, s.rows)
+        covariance = shrunk(covariance, s.rows)
         scale = max(float(np.diagonal(covariance).mean()), _TINY)
         precision = _inverse(covariance / scale + DAMPING * np.eye(channels))
         self.elements, counts = np.unique(owner[owner >= 0], return_counts=True)
@@ -195,12 +196,6 @@ class _Tensor:
         self.elements = self.elements[self.here]
         self.here = np.ones(self.elements.size, np.bool_)
         self._begin()
-
-
-def _shrunk(covariance: Floats, rows: int) -> Floats:
-    """Fewer correlations where there are few rows: C channels seen in less than C rows seem to make up for each other."""
-    share = min(1.0, (len(covariance) / max(rows, 1)) ** 2)
-    return (1 - share) * covariance + share * np.diag(np.diagonal(covariance))
 
 
 def _inverse(matrix: Floats) -> Floats:

@@ -15,7 +15,7 @@ from onnx import numpy_helper
 from onnxprune.calibrate.batch import Batch, Samples, batch_size
 from onnxprune.groups.group import Groups
 from onnxprune.statistics.accumulate import Accumulator, picked, pieces
-from onnxprune.statistics.flow import lift
+from onnxprune.statistics.flow import Flow, lift
 from onnxprune.statistics.linear import Convolution, Dense, Linear, find_linear
 from onnxprune.statistics.stream import Stream, View
 
@@ -103,16 +103,25 @@ def channel_statistics(
             for c in collectors:
                 c.add(view)
         for c in collectors:
-            whole = c.result()
-            by_groups: dict[int, list[NDArray[np.float64]]] = {}
-            for linear in read[c.name, c.axis]:
-                matrix = linear.matrix(numpy_helper.to_array(stream.flow.initializers[linear.weight]))
-                by_groups.setdefault(len(matrix), []).append(matrix)
-            for count, matrices in by_groups.items():
-                size = c.labels.size // count
-                for g in range(count) if size > 1 else ():  # a depthwise convolution mixes nothing: who reads it counts
-                    weights = [m[g].reshape(size, -1) for m in matrices]
-                    result.append(whole.part(slice(g * size, (g + 1) * size), weights))
+            result += in_blocks(c.result(), read[c.name, c.axis], stream.flow)
+    return result
+
+
+def in_blocks(whole: ChannelStatistics, linears: list[Linear], flow: Flow) -> list[ChannelStatistics]:
+    """Statistics of a tensor, for each block of channels that some nodes read together, with their weights.
+
+    A depthwise convolution mixes nothing: who reads it counts.
+    """
+    by_groups: dict[int, list[NDArray[np.float64]]] = {}
+    for linear in linears:
+        matrix = linear.matrix(numpy_helper.to_array(flow.initializers[linear.weight]))
+        by_groups.setdefault(len(matrix), []).append(matrix)
+    result = []
+    for count, matrices in by_groups.items():
+        size = whole.labels.size // count
+        for g in range(count) if size > 1 else ():
+            weights = [m[g].reshape(size, -1) for m in matrices]
+            result.append(whole.part(slice(g * size, (g + 1) * size), weights))
     return result
 
 
@@ -158,6 +167,12 @@ class _Collector:
         count = max(m.rows, 1)
         m.xx /= count
         return ChannelStatistics(self.name, self.labels, m.rows, m.x[0], m.xx[0], self.zeros / count, [])
+
+
+def shrunk(covariance: NDArray[np.float64], rows: int) -> NDArray[np.float64]:
+    """Fewer correlations where there are few rows: C channels seen in less than C rows seem to make up for each other."""
+    share = min(1.0, (len(covariance) / max(rows, 1)) ** 2)
+    return (1 - share) * covariance + share * np.diag(np.diagonal(covariance))
 
 
 def positions_of_each(channels: int, samples: Samples, groups: int = 1) -> int:

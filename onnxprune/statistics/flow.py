@@ -52,6 +52,10 @@ class Flow:
             result.append(fed or self.nodes[k].op_type.startswith("Random"))
         return result
 
+    def users(self, name: str) -> int:
+        """Nodes that read the values of a tensor; one that asks for its shape does not."""
+        return sum(i >= 0 and self.nodes[k].op_type not in ("Shape", "Size") for k, i in self.readers.get(name, ()))
+
     def ancestors(self, names: Sequence[str], known: Container[str] = ()) -> set[int]:
         """Nodes that these tensors depend on, but for what is behind tensors in `known`."""
         found: set[int] = set()
