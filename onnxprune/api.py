@@ -19,6 +19,7 @@ from onnxprune.groups.build import build
 from onnxprune.groups.classes import Mask
 from onnxprune.groups.group import Groups
 from onnxprune.io.load import load_model, model_size, sha256_model
+from onnxprune.io.share import share_initializers
 from onnxprune.io.surgeon import import_graph
 from onnxprune.lossless.find import edited, find_lossless, verify_lossless
 from onnxprune.metrics.data import load_data
@@ -27,6 +28,7 @@ from onnxprune.plan.plan import Plan, alive_of, make_plan
 from onnxprune.prepare.prepare import Prepared, prepare
 from onnxprune.proof.check import Checker, alive_after, default_tolerance
 from onnxprune.proof.oracle import Verification
+from onnxprune.recover.merge import merge_channels
 from onnxprune.recover.reconstruct import reconstruct as fit
 from onnxprune.recover.solve import Mode
 from onnxprune.report.evaluate import evaluate as run_evaluation
@@ -38,6 +40,7 @@ from onnxprune.select.context import ScoreContext
 from onnxprune.select.criteria import find, score
 from onnxprune.select.target import Quantity, choose_to_target
 from onnxprune.statistics.channels import channel_statistics
+from onnxprune.statistics.expected import Expected, expected_statistics
 from onnxprune.statistics.sensitivity import output_sensitivity
 from onnxprune.statistics.stream import at_hand
 from onnxprune.surgery.apply import apply_alive
@@ -81,6 +84,7 @@ def prune(
     samples: int = 512,
     mask: str | None = None,
     reconstruct: Mode | None = None,
+    merge: bool = False,
     lossless: bool = False,
     memory: int = 2 << 30,
     shapes: Mapping[str, Sequence[int]] | None = None,
@@ -95,7 +99,8 @@ def prune(
         ratio: share of each group's units that goes, 0 <= ratio < 1; 0.5 where neither it nor a target is given.
         target: what stays of `macs` or `params`, a share below 1 or a number; the least ratio that reaches it is taken.
         ratios: the same for groups that match a glob (of group id, initializer or node); the last match counts.
-        criterion: name of a registered criterion; `obs` with data and reconstruction, else `l2`, where not given.
+        criterion: name of a registered criterion; `obs` with data and reconstruction, or with `merge`, else `l2`, where not
+            given.
         ranking: `local` takes the share from each group, `global` from all of them together; with data what counts then
             is the error of the model's output, measured forward.
         round_to: kept widths are multiples of this where the group is wide enough.
@@ -110,6 +115,9 @@ def prune(
         mask: input whose zeros mark padding.
         reconstruct: how far the remaining weights are fitted to what the source computes: `none`, `bias`, `affine`,
             `channel` or `lsq` (all weights); `lsq` with data where not given.
+        merge: fold removed channels into those that stay, by what samples or, without data, the weights say about their
+            correlations; equal initializers of the result are stored once. Criteria that look at activations then work
+            without data, too.
         lossless: remove only what provably does nothing: dead and constant channels, duplicates, positive multiples, what
             nobody reads; `ratio`, `criterion` and the like do not count then.
         memory: bytes of activations that are held; what goes beyond lies in temporary files.
@@ -128,9 +136,11 @@ def prune(
         raise UsageError("ratio and target exclude each other: the target finds the ratio")
     if lossless and data is not None:
         raise UsageError("lossless removes what provably does nothing: there is nothing to learn from data")
+    if lossless and merge:
+        raise UsageError("lossless removes what provably does nothing: there is nothing to merge")
     if reconstruct not in (None, *get_args(Mode)):
         raise UsageError(f"reconstruct {reconstruct!r} is none of {', '.join(get_args(Mode))}")
-    name = criterion or ("l2" if data is None or reconstruct == "none" else "obs")
+    name = criterion or ("l2" if not merge and (data is None or reconstruct == "none") else "obs")
     share = 0.5 if ratio is None else ratio
     options = Options(
         share, dict(ratios or {}), name, ranking, round_to, min_channels, tuple(ignore), tuple(only), attention
@@ -144,15 +154,18 @@ def prune(
     prepared, groups = _analyze(source, width, shapes)
     clock("trace")
     found = None if data is None else at_hand(_samples(data, source, samples, mask, shapes, seed), memory // 4)
-    statistics, sensitivity = None, {}
+    expected, sensitivity = None, {}
     found = found and rebatch(found, source, groups.trace.values, memory // 16)
-    if found is not None and find(name).needs_data:
+    if found is not None and (merge or find(name).needs_data):
         inner = _part(tell, 0.15, 0.3)
-        statistics = channel_statistics(prepared.model, groups, found, budget=memory // 2, progress=inner)
+        expected = Expected(channel_statistics(prepared.model, groups, found, budget=memory // 2, progress=inner))
         clock("statistics")
-        if ranking == "global":
+        if ranking == "global" and find(name).needs_data:
             sensitivity = output_sensitivity(prepared.model, groups, found, only=candidates(groups, options), progress=inner)
             clock("sensitivity")
+    elif merge:
+        expected = expected_statistics(prepared.model, groups)
+        clock("statistics")
     tell("select", 0.3)
     traced, proven = prepared, None
     if lossless:
@@ -160,14 +173,14 @@ def prune(
         choices = [c for c in proven.choices if c.count]
         traced = replace(prepared, model=edited(prepared.model, proven))
     else:
-        scores = score(ScoreContext(groups, statistics, seed, sensitivity), name)
+        scores = score(ScoreContext(groups, expected.statistics if expected else None, seed, sensitivity), name)
         if target:
             choices, reached = choose_to_target(groups, options, scores, target)
             options = replace(options, ratio=reached)
         else:
             choices = choose(groups, options, scores)
         choices = [c for c in choices if c.count]
-    statistics = None
+    expected = expected if merge else None
     if not choices:
         raise NothingToPruneError(_nothing(groups, options) if proven is None else "every channel does something")
     clock("select")
@@ -183,6 +196,12 @@ def prune(
     if check and proven is not None and verification is not None and verification.passed:
         verification = verify_lossless(prepared, groups, pruned, seed=seed)
     alive = alive_after(groups, choices)
+    merging = None
+    shared: dict[str, str] = {}
+    if expected is not None:
+        merging = merge_channels(prepared, groups, alive, pruned, expected.statistics, unknown=expected.unknown)
+        pruned, expected = merging.model, None
+        clock("merging")
     recovery = None
     if found is not None and reconstruct != "none":
         mode = reconstruct or "lsq"
@@ -190,9 +209,13 @@ def prune(
         recovery = fit(prepared, groups, alive, pruned, found, mode=mode, budget=memory // 4, progress=inner)
         pruned = recovery.model
         clock("reconstruction")
-        if check and verification is not None and all(c.group.exact for c in choices):
-            verification = checker.verify(pruned, alive) or verification
-            clock("verification of the result")
+    if merge:
+        known = {t.name for t in prepared.model.graph.initializer}
+        pruned, shared = share_initializers(pruned, keep={t.name for t in pruned.graph.initializer} - known)
+    changed = recovery is not None or merge
+    if changed and check and verification is not None and all(c.group.exact for c in choices):
+        verification = checker.verify(pruned, alive) or verification
+        clock("verification of the result")
     likeness = [] if found is None else fidelity(prepared.model, pruned, found)
     plan = make_plan(sha256_model(source), groups, choices, alive)
     report = Report(
@@ -216,6 +239,8 @@ def prune(
         [] if recovery is None else recovery.fits,
         likeness,
         None if proven is None else {g: {str(k): n for k, n in kinds.items()} for g, kinds in proven.counts().items()},
+        merges=None if merging is None else merging.merges,
+        shared=shared,
     )
     if recovery is not None:
         members = {c.group.id: c.group.members for c in choices}

@@ -53,7 +53,7 @@ def prune(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Importance of a unit; obs with data, l2 without, unless given.",
+            help="Importance of a unit; obs with data or --merge, l2 without, unless given.",
             rich_help_panel=_CHOICE,
             show_default=False,
         ),
@@ -117,6 +117,12 @@ def prune(
             show_default=False,
         ),
     ] = None,
+    merge: Annotated[
+        bool,
+        typer.Option(
+            "--merge", help="Fold what goes into what stays; needs no data. Equal tensors become one.", rich_help_panel=_DATA
+        ),
+    ] = False,
     memory_budget: Annotated[
         float, typer.Option(metavar="GB", min=0.01, help="Activations held in memory.", rich_help_panel=_DATA)
     ] = 2.0,
@@ -178,8 +184,9 @@ def prune(
         raise UsageError("--preprocess and --mask need samples: give --data PATH, --data synthetic or --eval PATH")
     if (metric or labels) and evaluation is None:
         raise UsageError("--metric and --labels need data to evaluate on: give --eval PATH")
-    if lossless and (ratio or target or criterion or data is not None):
-        raise UsageError("--lossless decides by itself what goes: leave out --ratio, --target, --criterion and --data")
+    if lossless and (ratio or target or criterion or data is not None or merge):
+        others = "--ratio, --target, --criterion, --data and --merge"
+        raise UsageError(f"--lossless decides by itself what goes: leave out {others}")
     run = _Run(cast(Screen, context.obj), source, output, shapes, seed)
     model = run.load()
     if evaluation is not None:
@@ -198,6 +205,7 @@ def prune(
         "width": width,
         "check": verify,
         "reconstruct": reconstruct,
+        "merge": merge,
         "lossless": lossless,
         "memory": int(memory_budget * (1 << 30)),
     }

@@ -1,4 +1,4 @@
-"""What reconstruction did to a linear node, as data."""
+"""What recovery did to a linear node, as data."""
 
 from __future__ import annotations
 
@@ -27,4 +27,29 @@ class Fit:
     lost_after: float = 0.0
     lost_fitted: float = 0.0
     strength: float = 0.0
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Merge:
+    """What became of one linear node that read removed channels.
+
+    Attributes:
+        node: name.
+        weight: name of the weight.
+        channels: how many of the channels it read went.
+        kept: how many stayed.
+        explained: share of their variance that the kept ones stand for, weighted as the node reads them.
+        correlation: mean over removed channels of the largest magnitude of a correlation with a kept one.
+        gain: mean factor by which outputs are scaled to the variance they had.
+        reason: why it was left alone; empty otherwise.
+    """
+
+    node: str
+    weight: str
+    channels: int
+    kept: int
+    explained: float = 0.0
+    correlation: float = 0.0
+    gain: float = 1.0
     reason: str = ""

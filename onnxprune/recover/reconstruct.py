@@ -173,7 +173,7 @@ class _Run:
         value = self.values.get(linear.y)
         if value is None or value.shape is None:
             return "its shape is not known"
-        if sum(i >= 0 for _, i in flow.readers.get(linear.weight, ())) > 1:
+        if flow.users(linear.weight) > 1:
             return "its weight is read by several nodes"
         stored = self.weight(linear.weight)
         old = linear.matrix(stored)

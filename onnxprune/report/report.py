@@ -10,7 +10,7 @@ import onnx_graphsurgeon as gs
 from onnxprune.groups.classes import Mask
 from onnxprune.groups.group import Frozen, Groups
 from onnxprune.proof.oracle import Verification
-from onnxprune.recover.fit import Fit
+from onnxprune.recover.fit import Fit, Merge
 from onnxprune.report.fidelity import Fidelity
 from onnxprune.report.losses import GroupLoss
 from onnxprune.report.macs import node_macs
@@ -67,6 +67,8 @@ class Report:
         fidelity: how far the outputs are from the source's on the calibration samples.
         losses: what reconstruction did by group, the worst group first.
         lossless: group -> kind -> units that provably did nothing; None where that was not asked for.
+        merges: what merging did to each linear node that read removed channels; None where that was not asked for.
+        shared: names of tensors that are gone -> those of equal ones.
     """
 
     params_before: int
@@ -90,6 +92,8 @@ class Report:
     fidelity: list[Fidelity] = field(default_factory=list)
     lossless: dict[str, dict[str, int]] | None = None
     losses: list[GroupLoss] = field(default_factory=list)
+    merges: list[Merge] | None = None
+    shared: dict[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""

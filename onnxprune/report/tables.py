@@ -83,7 +83,7 @@ def result_notes(report: Report, *, verbose: bool, width: bool) -> list[Note]:
     cut = [g for g in report.groups if g.removed]
     units, of = sum(g.removed for g in cut), sum(g.units for g in cut)
     notes = [Note("removed", f"{units:,} of {of:,} units in {plural(len(cut), 'group')}")] if cut else []
-    notes += recovery_notes(report)
+    notes += recovery_notes(report) + merge_notes(report)
     notes.append(Note("MACs", f"of one run with {shapes_text(report.shapes)}"))
     notes += frozen_notes(report.frozen, verbose=verbose, width=width)
     notes += trouble_notes(report.unknown_ops, report.failures)
@@ -122,6 +122,29 @@ def recovery_notes(report: Report) -> list[Note]:
     refused = [f for f in report.fits if f.reason]
     if refused:
         notes.append(Note("not fitted", f"{plural(len(refused), 'linear node')}: {refused[0].reason}"))
+    return notes
+
+
+def merge_notes(report: Report) -> list[Note]:
+    """How much of what the removed channels did is folded into others, where it is not, and what is stored once now."""
+    notes = []
+    merged = [m for m in report.merges or () if not m.reason]
+    if merged:
+        channels, nodes = sum(m.channels for m in merged), plural(len(merged), "linear node")
+        explained, correlation, gain = (
+            sum(getattr(m, name) * m.channels for m in merged) / channels for name in ("explained", "correlation", "gain")
+        )
+        text = (
+            f"{channels:,} channels that {nodes} read; kept ones stand for {explained:.0%} of their variance"
+            f"{'' if report.calibration else ' as far as weights tell'}, mean correlation with the nearest "
+            f"{correlation:.2f}, mean gain {gain:.2f}"
+        )
+        notes.append(Note("merged", text))
+    left = [m for m in report.merges or () if m.reason]
+    if left:
+        notes.append(Note("not merged", f"{plural(len(left), 'linear node')}, such as {left[0].node!r}: {left[0].reason}"))
+    if report.shared:
+        notes.append(Note("shared", f"{plural(len(report.shared), 'tensor')} that equal another one"))
     return notes
 
 

@@ -154,12 +154,23 @@ def test_samples_rank_and_repair(invoke, model, calibration, tmp_path):
         (["--criterion", "obs"], 2, "needs samples"),
         (["--lossless", "--ratio", "0.3"], 2, "--lossless decides by itself"),
         (["--lossless"], 5, "every channel does something"),
+        (["--lossless", "--merge"], 2, "leave out --ratio, --target, --criterion, --data and --merge"),
     ],
 )
 def test_options_that_do_not_go_together(invoke, model, tmp_path, options, code, message):
     result = invoke("prune", model, "-o", tmp_path / "out.onnx", "--no-latency", *options)
     assert result.code == code and message in result.err and result.err.count("\n") == 1
     assert not (tmp_path / "out.onnx").exists()
+
+
+def test_merging_is_reported(invoke, model, tmp_path):
+    arguments = ["prune", model, "-o", tmp_path / "out.onnx", "--no-latency", "--merge"]
+    report = json.loads(invoke(*arguments, "--json").out)["report"]
+    assert report["criterion"] == "obs" and report["verification"]["passed"] and report["calibration"] == ""
+    assert report["merges"] and all(m["channels"] and 0 < m["explained"] < 1 for m in report["merges"])
+    table = invoke(*arguments).out
+    assert "merged" in table and "as far as weights tell" in table
+    assert json.loads(invoke(*arguments[:-1], "--json").out)["report"]["merges"] is None
 
 
 def test_lossless_removes_what_is_dead(invoke, model, tmp_path):
