@@ -61,7 +61,7 @@ def x():
 
 def test_it_is_the_share_of_the_output_that_a_branch_makes_up(x):
     model = branches(0.1)
-    outputs = {n: value for n, value in zip("ab", run_tensors(model, x, ["a", "b"]), strict=True)}
+    outputs = dict(zip("ab", run_tensors(model, x, ["a", "b"]), strict=True))
     whole = sum((outputs["a"].astype(np.float64) + outputs["b"]).ravel() ** 2)
     expected = {n: len(v) * v.astype(np.float64).var(axis=0).sum() / whole for n, v in outputs.items()}
     found = by_weight(model, samples(x))
