@@ -14,7 +14,7 @@ import onnx
 from onnxprune.calibrate.batch import Samples
 from onnxprune.calibrate.preprocess import Preprocess
 from onnxprune.calibrate.rebatch import rebatch
-from onnxprune.errors import NothingToPruneError, PlanError, UsageError, VerificationError
+from onnxprune.errors import ModelError, NothingToPruneError, PlanError, UsageError, VerificationError
 from onnxprune.groups.build import build
 from onnxprune.groups.classes import Mask
 from onnxprune.groups.group import Groups
@@ -27,6 +27,7 @@ from onnxprune.plan.plan import Plan, alive_of, make_plan
 from onnxprune.prepare.prepare import Prepared, prepare
 from onnxprune.proof.check import Checker, alive_after, default_tolerance
 from onnxprune.proof.oracle import Verification
+from onnxprune.recover.factors import match_zeros
 from onnxprune.recover.reconstruct import reconstruct as fit
 from onnxprune.recover.solve import Mode
 from onnxprune.report.evaluate import evaluate as run_evaluation
@@ -45,6 +46,7 @@ from onnxprune.trace.tracer import trace
 
 Source = str | os.PathLike[str] | onnx.ModelProto
 Progress = Callable[[str, float], None]
+_DRAWN = 4  # random inputs for normalizations
 Data = Any  # whatever `onnxprune.calibrate.read.read_samples` takes
 
 
@@ -193,6 +195,9 @@ def prune(
         if check and verification is not None and all(c.group.exact for c in choices):
             verification = checker.verify(pruned, alive) or verification
             clock("verification of the result")
+    elif found is None and reconstruct is None and not all(c.group.exact for c in choices):
+        pruned = _match_zeros(prepared, groups, alive, pruned, source, shapes, seed)
+        clock("factors of normalizations")
     likeness = [] if found is None else fidelity(prepared.model, pruned, found)
     plan = make_plan(sha256_model(source), groups, choices, alive)
     report = Report(
@@ -283,6 +288,22 @@ def verify(
     if result is None:
         raise VerificationError(checker.unverified)
     return result
+
+
+def _match_zeros(
+    prepared: Prepared,
+    groups: Groups,
+    alive: Mask,
+    pruned: onnx.ModelProto,
+    source: onnx.ModelProto,
+    shapes: Mapping[str, Sequence[int]] | None,
+    seed: int,
+) -> onnx.ModelProto:
+    """Normalizations over a pruned width, without data; as they were where the model can't be run."""
+    try:
+        return match_zeros(prepared, groups, alive, pruned, _samples("synthetic", source, _DRAWN, None, shapes, seed))
+    except ModelError:
+        return pruned
 
 
 class _Clock:
