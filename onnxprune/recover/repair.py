@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from onnxprune.recover.fit import Fit
-from onnxprune.recover.logits import find_logits, fit_logits, pins
+from onnxprune.recover.logits import fit_logits
+from onnxprune.recover.products import find_logits, pins
 from onnxprune.recover.run import Run
 from onnxprune.recover.scales import find_scales, fit_scale
 from onnxprune.recover.target import follow
