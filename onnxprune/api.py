@@ -14,7 +14,7 @@ import onnx
 from onnxprune.calibrate.batch import Samples
 from onnxprune.calibrate.preprocess import Preprocess
 from onnxprune.calibrate.rebatch import rebatch
-from onnxprune.errors import NothingToPruneError, PlanError, UsageError, VerificationError
+from onnxprune.errors import ModelError, NothingToPruneError, PlanError, UsageError, VerificationError
 from onnxprune.groups.build import build
 from onnxprune.groups.classes import Mask
 from onnxprune.groups.group import Groups
@@ -28,6 +28,7 @@ from onnxprune.plan.plan import Plan, alive_of, make_plan
 from onnxprune.prepare.prepare import Prepared, prepare
 from onnxprune.proof.check import Checker, alive_after, default_tolerance
 from onnxprune.proof.oracle import Verification
+from onnxprune.recover.factors import match_zeros
 from onnxprune.recover.merge import merge_channels
 from onnxprune.recover.reconstruct import reconstruct as fit
 from onnxprune.recover.solve import Mode
@@ -48,6 +49,7 @@ from onnxprune.trace.tracer import trace
 
 Source = str | os.PathLike[str] | onnx.ModelProto
 Progress = Callable[[str, float], None]
+_DRAWN = 4  # random inputs for normalizations
 Data = Any  # whatever `onnxprune.calibrate.read.read_samples` takes
 
 
@@ -209,6 +211,9 @@ def prune(
         recovery = fit(prepared, groups, alive, pruned, found, mode=mode, budget=memory // 4, progress=inner)
         pruned = recovery.model
         clock("reconstruction")
+    elif found is None and reconstruct is None and not all(c.group.exact for c in choices):
+        pruned = _match_zeros(prepared, groups, alive, pruned, source, shapes, seed)
+        clock("factors of normalizations")
     if merge:
         known = {t.name for t in prepared.model.graph.initializer}
         pruned, shared = share_initializers(pruned, keep={t.name for t in pruned.graph.initializer} - known)
@@ -308,6 +313,22 @@ def verify(
     if result is None:
         raise VerificationError(checker.unverified)
     return result
+
+
+def _match_zeros(
+    prepared: Prepared,
+    groups: Groups,
+    alive: Mask,
+    pruned: onnx.ModelProto,
+    source: onnx.ModelProto,
+    shapes: Mapping[str, Sequence[int]] | None,
+    seed: int,
+) -> onnx.ModelProto:
+    """Normalizations over a pruned width, without data; as they were where the model can't be run."""
+    try:
+        return match_zeros(prepared, groups, alive, pruned, _samples("synthetic", source, _DRAWN, None, shapes, seed))
+    except ModelError:
+        return pruned
 
 
 class _Clock:

@@ -1,4 +1,4 @@
-"""What recovery did to a linear node, as data."""
+"""What recovery did to a node, as data."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Fit:
-    """What became of one linear node; losses are shares of the variance of its output in the dense model.
+    """What became of one node; losses are shares of the variance of its output in the dense model.
+
+    For logits of attention that is the variance of the probabilities, and the weights are those of queries and keys.
 
     Attributes:
         node: name.

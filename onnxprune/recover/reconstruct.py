@@ -19,14 +19,17 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from onnxprune.calibrate.batch import Batch, Samples, batch_size, digests
+from onnxprune.calibrate.batch import Batch, Samples, digests
 from onnxprune.groups.classes import Mask
 from onnxprune.groups.group import Groups
 from onnxprune.prepare.prepare import Prepared
 from onnxprune.recover.attention import LARGEST as LARGEST_FEATURES
 from onnxprune.recover.attention import Factors, Values, features, find_values, fit_values
 from onnxprune.recover.fit import Fit
-from onnxprune.recover.slots import drop_zeros, give_slots, write_weights
+from onnxprune.recover.kept import kept_slices
+from onnxprune.recover.repair import Repairs
+from onnxprune.recover.run import by_row
+from onnxprune.recover.slots import drop_zeros, give_slots, give_vectors, write_weights
 from onnxprune.recover.solve import Mode, Solution, solve
 from onnxprune.recover.target import Chain, follow
 from onnxprune.statistics.accumulate import PIECE, Accumulator, picked, pieces
@@ -44,7 +47,7 @@ _HELD = 5  # every fifth sample judges
 
 @dataclass
 class Reconstruction:
-    """Result of `reconstruct`: the model with new weights, and one line for each linear node behind a removal."""
+    """Result of `reconstruct`: the model with new weights, and one line for each node behind a removal that it fits."""
 
     model: onnx.ModelProto
     fits: list[Fit] = field(default_factory=list)
@@ -82,6 +85,8 @@ def reconstruct(
     work = lift(result)
     behind = _behind_removal(Flow(work), dense.flow)
     added = give_slots(result, work, behind, groups)
+    if mode != "none":
+        give_vectors(result, prepared.model, groups, alive)
     sliced = Stream(lift(result), samples, budget)
     linears = find_linear(sliced.flow)
     order = [x for x in linears if x.y in {y.y for y in behind}]
@@ -89,13 +94,18 @@ def reconstruct(
     for way in find_values(sliced.flow, linears, groups, alive) if mode == "lsq" else ():
         run.attention[way.output.y] = way
         run.pruned.pinned |= way.needs | {way.value.x}
+    repairs = run.repairs = Repairs(run, linears, order)
     fits: list[Fit] = []
     pending = list(order)
     while pending:
         together = [x for x in pending if x.x == pending[0].x and x.form == pending[0].form]
         progress(f"reconstructing {together[0].name}", 1 - len(pending) / len(order))
+        fits += repairs.before(min(x.node for x in together))
+        for way in run.attention.values():
+            run.pruned.pinned |= way.needs | {way.value.x}
         fits += run.fit(together, pending)
         pending = [x for x in pending if x not in together]
+    fits += repairs.before(len(sliced.flow.nodes))
     write_weights(result, run.pruned.weights)
     drop_zeros(result, added)
     return Reconstruction(result, fits)
@@ -110,6 +120,7 @@ class _Run:
     dense: Stream
     pruned: Stream
     attention: dict[str, Values] = field(default_factory=dict)
+    repairs: Repairs | None = None
 
     @property
     def values(self) -> Mapping[str, Value]:
@@ -243,7 +254,8 @@ class _Run:
         behind = flow.ancestors([name])
         shape, own = self.values.get(name), self.values[linear.y]
         same = shape is not None and shape.shape == own.shape
-        return same and not any(p.node in behind for p in pending)
+        waiting = {p.node for p in pending} | (self.repairs.nodes if self.repairs else set())
+        return same and not waiting & behind
 
     def moments(self, jobs: list[_Job]) -> tuple[Moments, Moments]:
         """Moments of the rows that all jobs share, for fitting and for judging."""
@@ -302,6 +314,8 @@ class _Run:
         self.pruned.pinned -= way.needs | {values.x}
         for other in self.attention.values():
             self.pruned.pinned |= other.needs | {other.value.x}
+        if self.repairs:
+            self.repairs.pin()
 
     def keep_values(self, job: _Job, way: Values, factors: Factors, whole: Array, stored: Array) -> None:
         """New value projections, and a way on from there: what lies between runs again."""
@@ -360,7 +374,7 @@ class _Rows:
     def add(self, rows: Array, wanted: Array, part: slice, view: View, target: Array, chosen: Array, form: Form) -> None:
         """Takes rows `(n, P, G, K)` of some samples, and what they should give `(n, P, G, M)`."""
         counted = counted_rows(view.batch, self.run.samples.mask, target, chosen, form)[part]
-        judged = np.repeat(self.run.judges[view.index], len(target) // batch_size(view.batch))[: len(target)][part]
+        judged = by_row(self.run.judges[view.index], view.batch, len(target))[part]
         for which, moments in ((~judged, self.train), (judged, self.held)):
             use = counted & which[:, None]
             if use.any():
@@ -383,19 +397,6 @@ class _Job:
     kept: Array | None
     weight: Array
     by_channel: bool
-
-
-def kept_slices(value: Value, alive: Mask) -> dict[int, Array] | None:
-    """Axis -> indices that stay, of the axes that shrink; None where several axes shrink together."""
-    result = {}
-    for f in value.fields:
-        kept = alive[f.labels]
-        if kept.all():
-            continue
-        if f.joint:
-            return None
-        result[f.axes[0]] = np.flatnonzero(kept)
-    return result
 
 
 def _take(array: Array, kept: Array | None, axis: int) -> Array:

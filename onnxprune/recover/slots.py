@@ -9,9 +9,11 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from onnxprune.groups.classes import Mask
 from onnxprune.groups.group import Groups
+from onnxprune.recover.scales import find_scales
 from onnxprune.recover.target import follow
-from onnxprune.statistics.flow import Flow
+from onnxprune.statistics.flow import Flow, lift
 from onnxprune.statistics.linear import Linear
 
 Array = NDArray[Any]
@@ -51,6 +53,22 @@ def give_slots(result: onnx.ModelProto, work: onnx.ModelProto, linears: list[Lin
         else:
             reader.input.append(name)
     return added
+
+
+def give_vectors(result: onnx.ModelProto, source: onnx.ModelProto, groups: Groups, alive: Mask) -> None:
+    """Normalizations over a pruned width get vectors of their own, where surgery made one of what the trace told apart."""
+    flow = Flow(lift(result))
+    nodes = {n.output[0]: n for n in result.graph.node if n.output}
+    before = {n.output[0]: n for n in source.graph.node if n.output}
+    for scale in find_scales(flow, groups, alive, set(), shared=True):
+        for output in (flow.nodes[k].output[0] for k in scale.nodes):
+            for i, name in enumerate(nodes[output].input):
+                own = before[output].input[i] if output in before else ""
+                if name in (scale.scale, scale.shift) and groups.trace.clones.get(own) == name:
+                    tensor = result.graph.initializer.add()
+                    tensor.CopyFrom(flow.initializers[name])
+                    tensor.name = own
+                    nodes[output].input[i] = own
 
 
 def drop_zeros(model: onnx.ModelProto, added: set[str]) -> None:

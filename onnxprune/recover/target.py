@@ -47,11 +47,13 @@ class Chain:
         sums: activations that are added: name and the factor `(M,)` of the output at that place, negative where it is
             subtracted from.
         factor: of the output at the end.
+        nodes: those that were followed.
     """
 
     slot: Slot | None
     factor: Array
     sums: list[tuple[str, Array]] = field(default_factory=list)
+    nodes: list[int] = field(default_factory=list)
 
 
 def follow(flow: Flow, linear: Linear, axis: int, rank: int, outputs: int) -> Chain:
@@ -77,6 +79,7 @@ def follow(flow: Flow, linear: Linear, axis: int, rank: int, outputs: int) -> Ch
                 break
         else:
             break
+        chain.nodes.append(k)
         name = node.output[0]
     own = flow.nodes[linear.node]
     if chain.slot is None and own.op_type != "MatMul" and not (len(own.input) > 2 and own.input[2]):

@@ -63,7 +63,7 @@ class Report:
         seconds: by stage.
         calibration: where the samples came from; empty where there were none.
         criterion: what the units were ranked by.
-        fits: what reconstruction did to each linear node behind a removal.
+        fits: what reconstruction did to each node behind a removal that it knows.
         fidelity: how far the outputs are from the source's on the calibration samples.
         losses: what reconstruction did by group, the worst group first.
         lossless: group -> kind -> units that provably did nothing; None where that was not asked for.

@@ -115,13 +115,13 @@ def recovery_notes(report: Report) -> list[Note]:
         before, after = (median(getattr(f, name) for f in fitted) for name in ("lost_before", "lost_after"))
         worst = max(fitted, key=lambda f: f.lost_after)
         text = (
-            f"{len(fitted)} of {plural(len(report.fits), 'linear node')} fitted; output variance lost on held-out samples: "
+            f"{len(fitted)} of {plural(len(report.fits), 'node')} fitted; output variance lost on held-out samples: "
             f"median {before:.1%} before, {after:.1%} after; most at {worst.node!r}: {worst.lost_after:.1%}"
         )
         notes.append(Note("recovered", text))
     refused = [f for f in report.fits if f.reason]
     if refused:
-        notes.append(Note("not fitted", f"{plural(len(refused), 'linear node')}: {refused[0].reason}"))
+        notes.append(Note("not fitted", f"{plural(len(refused), 'node')}: {refused[0].reason}"))
     return notes
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence, Set
 from functools import cached_property
 from typing import Any
 
@@ -67,6 +67,30 @@ class Flow:
                 found.add(k)
                 waiting += self.reads(k)
         return found
+
+    def behind(self, names: Iterable[str]) -> set[int]:
+        """Nodes that depend on these tensors."""
+        found: set[int] = set()
+        waiting = list(names)
+        while waiting:
+            for k, _ in self.readers.get(waiting.pop(), ()):
+                if k not in found:
+                    found.add(k)
+                    waiting += self.nodes[k].output
+        return found
+
+    def between(self, start: str, ends: Sequence[str]) -> frozenset[int]:
+        """Nodes on the ways from one tensor to others."""
+        return frozenset(self.ancestors(ends) & self.behind([start]))
+
+    def needs(self, nodes: Set[int]) -> frozenset[str]:
+        """Tensors that vary, and that these nodes read from elsewhere."""
+        return frozenset(
+            n
+            for k in nodes
+            for n in self.reads(k)
+            if n in self.inputs or (n in self.producer and self.varying[self.producer[n]] and self.producer[n] not in nodes)
+        )
 
     def constant(self, name: str) -> Array | None:
         """The value of an initializer or a Constant node; None for anything else."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -215,6 +215,26 @@ class Stream:
                 f"ONNX Runtime can't run the model on the calibration samples, in the part from node "
                 f"{first.name or first.output[0]!r} on: {first_line(error)}"
             ) from error
+
+    def probe(self, nodes: Set[int], given: Mapping[str, Array], name: str, batch: Batch) -> Array:
+        """What some nodes make of other values of some tensors, with all else as it is in the first batch.
+
+        Args:
+            nodes: to be run.
+            given: tensors with these values.
+            name: a tensor that they make.
+            batch: the first batch.
+        """
+        others = {
+            o for k, varies in enumerate(self.flow.varying) if varies and k not in nodes for o in self.flow.nodes[k].output
+        }
+        nodes = self.flow.ancestors([name], known=others)
+        made = {o for k in nodes for o in self.flow.nodes[k].output}
+        read = {n for k in nodes for n in self.flow.reads(k)} - made
+        inputs = [n for n in sorted(read) if n in self.flow.inputs or n in self.held]
+        session = open_part(self.part(sorted(nodes), inputs, [name], read))
+        feeds = {n: given[n] if n in given else self.get(n, 0, batch.feeds) for n in inputs}
+        return np.asarray(session.run([name], feeds)[0])
 
     def part(self, nodes: Sequence[int], inputs: Sequence[str], outputs: Sequence[str], read: set[str]) -> onnx.ModelProto:
         """A model of some nodes."""
