@@ -34,7 +34,7 @@ from onnxprune.groups.classes import Mask
 from onnxprune.groups.group import Groups
 from onnxprune.prepare.prepare import Prepared
 from onnxprune.recover.fit import Merge
-from onnxprune.recover.reconstruct import kept_slices
+from onnxprune.recover.kept import kept_slices
 from onnxprune.recover.slots import drop_zeros, give_slots, write_weights
 from onnxprune.recover.target import Slot, follow
 from onnxprune.statistics.channels import ChannelStatistics, shrunk
