@@ -12,6 +12,7 @@ from typing import Any, get_args
 import onnx
 
 from onnxprune.calibrate.batch import Samples
+from onnxprune.calibrate.labels import with_labels
 from onnxprune.calibrate.preprocess import Preprocess
 from onnxprune.calibrate.rebatch import rebatch
 from onnxprune.errors import ModelError, NothingToPruneError, PlanError, UsageError, VerificationError
@@ -42,6 +43,7 @@ from onnxprune.select.criteria import find, score
 from onnxprune.select.target import Quantity, choose_to_target
 from onnxprune.statistics.channels import channel_statistics
 from onnxprune.statistics.expected import Expected, expected_statistics
+from onnxprune.statistics.gate_gradients import gate_gradients
 from onnxprune.statistics.sensitivity import output_sensitivity
 from onnxprune.statistics.stream import at_hand
 from onnxprune.surgery.apply import apply_alive
@@ -85,6 +87,7 @@ def prune(
     data: Data = None,
     samples: int = 512,
     mask: str | None = None,
+    labels: Sequence[int] | None = None,
     reconstruct: Mode | None = None,
     merge: bool = False,
     lossless: bool = False,
@@ -115,6 +118,7 @@ def prune(
             seeded random ones.
         samples: how many of them.
         mask: input whose zeros mark padding.
+        labels: classes of the samples, for criteria that judge gradients; drawn from the model's outputs where not given.
         reconstruct: how far the remaining weights are fitted to what the source computes: `none`, `bias`, `affine`,
             `channel` or `lsq` (all weights); `lsq` with data where not given.
         merge: fold removed channels into those that stay, by what samples or, without data, the weights say about their
@@ -155,9 +159,13 @@ def prune(
     tell("trace", 0.1)
     prepared, groups = _analyze(source, width, shapes)
     clock("trace")
-    found = None if data is None else at_hand(_samples(data, source, samples, mask, shapes, seed), memory // 4)
-    expected, sensitivity = None, {}
+    found = None if data is None else at_hand(_samples(data, source, samples, mask, shapes, seed, labels), memory // 4)
+    expected, gradients, sensitivity = None, None, {}
     found = found and rebatch(found, source, groups.trace.values, memory // 16)
+    if found is not None and find(name).needs_gradients and not lossless:
+        inner = _part(tell, 0.15, 0.3)
+        gradients = gate_gradients(prepared.model, groups, found, seed=seed, budget=memory // 2, progress=inner)
+        clock("gradients")
     if found is not None and (merge or find(name).needs_data):
         inner = _part(tell, 0.15, 0.3)
         expected = Expected(channel_statistics(prepared.model, groups, found, budget=memory // 2, progress=inner))
@@ -175,7 +183,7 @@ def prune(
         choices = [c for c in proven.choices if c.count]
         traced = replace(prepared, model=edited(prepared.model, proven))
     else:
-        scores = score(ScoreContext(groups, expected.statistics if expected else None, seed, sensitivity), name)
+        scores = score(ScoreContext(groups, expected.statistics if expected else None, seed, sensitivity, gradients), name)
         if target:
             choices, reached = choose_to_target(groups, options, scores, target)
             options = replace(options, ratio=reached)
@@ -246,6 +254,7 @@ def prune(
         None if proven is None else {g: {str(k): n for k, n in kinds.items()} for g, kinds in proven.counts().items()},
         merges=None if merging is None else merging.merges,
         shared=shared,
+        gradients="" if gradients is None else gradients.backend,
     )
     if recovery is not None:
         members = {c.group.id: c.group.members for c in choices}
@@ -351,13 +360,14 @@ def _samples(
     mask: str | None,
     shapes: Mapping[str, Sequence[int]] | None,
     seed: int,
+    labels: Sequence[int] | None = None,
 ) -> Samples:
     if isinstance(data, Samples):
-        return data
+        return data if labels is None else with_labels(data, labels)
     from onnxprune.calibrate.read import read_samples
 
     given = None if isinstance(data, str) and data == "synthetic" else data
-    return read_samples(given, source, samples=samples, mask=mask, shapes=shapes, seed=seed)
+    return read_samples(given, source, samples=samples, mask=mask, labels=labels, shapes=shapes, seed=seed)
 
 
 def _part(tell: Progress, start: float, stop: float) -> Progress:

@@ -41,6 +41,7 @@ class Samples:
         synthetic: random numbers, for lack of data.
         mask: name of the input `(N, S)` whose zeros mark padding positions; None where there is none.
         names: of the files that samples come from, `(first sample, samples, name)`; empty for data in one file.
+        labels: integers `(count,)`, or `(count, T)` for tokens, in the order of the batches; None where there are none.
     """
 
     batches: Sequence[Batch]
@@ -49,6 +50,7 @@ class Samples:
     synthetic: bool
     mask: str | None
     names: tuple[tuple[int, int, str], ...] = ()
+    labels: NDArray[Any] | None = None
 
     def name(self, sample: int) -> str:
         """File of a sample, `batch.npz[3]` where it holds more than one; empty where there are no files to tell apart."""

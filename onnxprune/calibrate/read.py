@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+from numpy.typing import ArrayLike
 
 from onnxprune.calibrate.arrays import map_npy, read_npz
 from onnxprune.calibrate.batch import Batches, Chunk, Samples
 from onnxprune.calibrate.fit import Fit, Held
 from onnxprune.calibrate.folder import folder_chunks
+from onnxprune.calibrate.labels import stored_labels, with_labels
 from onnxprune.calibrate.preprocess import Preprocess
 from onnxprune.calibrate.signature import Signature, listed, signature
 from onnxprune.calibrate.stream import Reader, call_function, imports_from, split_function, stream_chunks
@@ -31,6 +33,7 @@ def read_samples(
     samples: int = 512,
     batch: int = 32,
     mask: str | None = None,
+    labels: ArrayLike | None = None,
     preprocess: Preprocess | None = None,
     shapes: Mapping[str, Sequence[int]] | None = None,
     seed: int = 0,
@@ -57,6 +60,7 @@ def read_samples(
         batch: samples of a run where the model does not fix it.
         mask: name of the input `(N, S)` whose zeros mark padding; where not given, an input `attention_mask` of the same
             shape as another input.
+        labels: integers, one for each sample; the array `labels` of an npz file where not given, if it has as many.
         preprocess: for images, and for arrays of uint8 pixels.
         shapes: of inputs that the model leaves open: of random ones, and height and width of images.
         seed: of random numbers and of subsets.
@@ -80,12 +84,16 @@ def read_samples(
     else:
         outputs = tuple(o.name for o in model.graph.output) if evaluation else None
         chunks, name = _chunks(source, Fit(wanted, preprocess, outputs), samples, seed, shapes or {})
+    available = sum(chunk.count for chunk in chunks)
+    if labels is None and not evaluation:
+        labels = stored_labels(source, [i.name for i in wanted.inputs], available)
     chunks = _first(chunks, samples)
     count = sum(chunk.count for chunk in chunks)
     noun = "sample" if count == 1 else "samples"
     text = f"{count:,} synthetic {noun} (no data was given)" if source is None else f"{count:,} {noun} of {name}"
     batches = Batches(chunks, wanted.batch or batch, fixed=wanted.batch is not None)
-    return Samples(batches, count, text, source is None, mask, _names(chunks))
+    found = Samples(batches, count, text, source is None, mask, _names(chunks))
+    return found if labels is None else with_labels(found, labels, available, chunks)
 
 
 def _chunks(source: Any, fit: Fit, samples: int, seed: int, shapes: Mapping[str, Sequence[int]]) -> tuple[list[Chunk], str]:

@@ -69,6 +69,7 @@ class Report:
         lossless: group -> kind -> units that provably did nothing; None where that was not asked for.
         merges: what merging did to each linear node that read removed channels; None where that was not asked for.
         shared: names of tensors that are gone -> those of equal ones.
+        gradients: how those that the criterion judges by were made; empty where it judges by others.
     """
 
     params_before: int
@@ -94,6 +95,7 @@ class Report:
     losses: list[GroupLoss] = field(default_factory=list)
     merges: list[Merge] | None = None
     shared: dict[str, str] = field(default_factory=dict)
+    gradients: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""

@@ -110,6 +110,7 @@ def recovery_notes(report: Report) -> list[Note]:
     if not report.calibration:
         return []
     notes = [Note("calibration", f"{report.calibration}; ranked by {report.criterion}")]
+    notes += [Note("gradients", report.gradients)] if report.gradients else []
     fitted = [f for f in report.fits if f.kind != "none"]
     if fitted:
         before, after = (median(getattr(f, name) for f in fitted) for name in ("lost_before", "lost_after"))

@@ -20,6 +20,7 @@ from onnxprune.trace.tracer import Weight
 
 if TYPE_CHECKING:
     from onnxprune.statistics.channels import ChannelStatistics
+    from onnxprune.statistics.gate_gradients import GateGradients
 
 Floats = NDArray[np.float64]
 SliceFunction = Callable[[Floats], Floats]
@@ -100,12 +101,14 @@ class ScoreContext:
         statistics: of activations that linear nodes read; None where there is no data.
         seed: of random choices.
         sensitivity: by group id, see `onnxprune.statistics.sensitivity`; empty where it was not measured.
+        gradients: of the loss with respect to gates of units; None where the criterion does not need them.
     """
 
     groups: Groups
     statistics: Sequence[ChannelStatistics] | None = None
     seed: int = 0
     sensitivity: Mapping[str, float] = field(default_factory=dict)
+    gradients: GateGradients | None = None
 
     @property
     def rng(self) -> np.random.Generator:

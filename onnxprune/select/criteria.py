@@ -43,25 +43,30 @@ class Criterion:
     Attributes:
         function: from the context to importances.
         needs_data: it reads `ScoreContext.statistics`.
+        needs_gradients: it reads `ScoreContext.gradients`.
     """
 
     function: CriterionFunction
     needs_data: bool = False
+    needs_gradients: bool = False
 
 
 _criteria: dict[str, Criterion] = {}
 
 
-def criterion(name: str, *, needs_data: bool = False) -> Callable[[CriterionFunction], CriterionFunction]:
+def criterion(
+    name: str, *, needs_data: bool = False, needs_gradients: bool = False
+) -> Callable[[CriterionFunction], CriterionFunction]:
     """Registers a criterion: from a `ScoreContext` to one array of importances for each bucket of each group.
 
     Args:
         name: what users ask for; a later registration replaces an earlier one.
         needs_data: it is only called with statistics of activations.
+        needs_gradients: it is only called with gradients of gates, which are made from samples too.
     """
 
     def register(function: CriterionFunction) -> CriterionFunction:
-        _criteria[name] = Criterion(function, needs_data)
+        _criteria[name] = Criterion(function, needs_data, needs_gradients)
         return function
 
     return register
@@ -84,7 +89,7 @@ def _load() -> None:
     from importlib.metadata import entry_points
 
     registered = dict(_criteria)
-    for family in ("weight_criteria", "activation_criteria"):
+    for family in ("weight_criteria", "activation_criteria", "gradient_criteria"):
         import_module(f"onnxprune.select.{family}")
     _criteria.update(registered)  # what a user registered before replaces ours of the same name
     for entry in entry_points(group="onnxprune.criteria"):
@@ -118,6 +123,8 @@ def score(context: ScoreContext, name: str) -> Scores:
     found = find(name)
     if found.needs_data and context.statistics is None:
         raise UsageError(f"criterion {name!r} judges activations and needs samples of the model's inputs; l2 needs none")
+    if found.needs_gradients and context.gradients is None:
+        raise UsageError(f"criterion {name!r} judges gradients and needs samples of the model's inputs; l2 needs none")
     raw = found.function(context)
     _check(context.groups, raw, name)
     return Scores([[_finite(bucket) for bucket in group] for group in raw], getattr(raw, "curves", None))

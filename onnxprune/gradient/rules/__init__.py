@@ -1,0 +1,1 @@
+"""Derivatives of operators, a file for each family."""
