@@ -193,7 +193,7 @@ def prune(
     if (metric or labels) and evaluation is None:
         raise UsageError("--metric and --labels need data to evaluate on: give --eval PATH")
     if lossless and (ratio or target or criterion or data is not None or merge or reconstruct not in (None, "none")):
-        others = "--ratio, --target, --criterion, --data, --merge and --reconstruct"
+        others = "--ratio, --target, --criterion, --data and --merge, and --reconstruct"
         raise UsageError(f"--lossless decides by itself what goes: leave out {others}")
     run = _Run(cast(Screen, context.obj), source, output, shapes, seed)
     model = run.load()
