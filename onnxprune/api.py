@@ -31,6 +31,7 @@ from onnxprune.proof.check import Checker, alive_after, default_tolerance
 from onnxprune.proof.oracle import Verification
 from onnxprune.recover.factors import match_zeros
 from onnxprune.recover.merge import merge_channels
+from onnxprune.recover.normalization import at_home, brought_back
 from onnxprune.recover.reconstruct import reconstruct as fit
 from onnxprune.recover.solve import Mode
 from onnxprune.report.evaluate import evaluate as run_evaluation
@@ -115,7 +116,7 @@ def prune(
         attention: what goes of attention: `heads`, `head-dim`, `both` or `off`.
         width: prune inexact groups too (the width of residual streams with normalization over channels).
         data: unlabelled calibration samples in any form that `onnxprune.calibrate.read.read_samples` knows; `synthetic` for
-            seeded random ones.
+            seeded random ones of the kinds that the model seems to take.
         samples: how many of them.
         mask: input whose zeros mark padding.
         labels: classes of the samples, for criteria that judge gradients; drawn from the model's outputs where not given.
@@ -162,16 +163,21 @@ def prune(
     found = None if data is None else at_hand(_samples(data, source, samples, mask, shapes, seed, labels), memory // 4)
     expected, gradients, sensitivity = None, None, {}
     found = found and rebatch(found, source, groups.trace.values, memory // 16)
+    at_samples = found is not None and found.synthetic and not merge  # merging scales to the statistics that are stored
+    home = at_home(prepared.model, found, memory // 2) if found is not None and at_samples else None
+    reference = prepared if home is None else replace(prepared, model=home.model)
     if found is not None and find(name).needs_gradients and not lossless:
         inner = _part(tell, 0.15, 0.3)
-        gradients = gate_gradients(prepared.model, groups, found, seed=seed, budget=memory // 2, progress=inner)
+        gradients = gate_gradients(reference.model, groups, found, seed=seed, budget=memory // 2, progress=inner)
         clock("gradients")
     if found is not None and (merge or find(name).needs_data):
         inner = _part(tell, 0.15, 0.3)
-        expected = Expected(channel_statistics(prepared.model, groups, found, budget=memory // 2, progress=inner))
+        expected = Expected(channel_statistics(reference.model, groups, found, budget=memory // 2, progress=inner))
         clock("statistics")
         if ranking == "global" and find(name).needs_data:
-            sensitivity = output_sensitivity(prepared.model, groups, found, only=candidates(groups, options), progress=inner)
+            sensitivity = output_sensitivity(
+                reference.model, groups, found, only=candidates(groups, options), progress=inner
+            )
             clock("sensitivity")
     elif merge:
         expected = expected_statistics(prepared.model, groups)
@@ -213,11 +219,14 @@ def prune(
         pruned, expected = merging.model, None
         clock("merging")
     recovery = None
+    compared = prepared.model, pruned
     if found is not None and reconstruct != "none":
         mode = reconstruct or "lsq"
         inner = _part(tell, 0.5, 0.95)
-        recovery = fit(prepared, groups, alive, pruned, found, mode=mode, budget=memory // 4, progress=inner)
-        pruned = recovery.model
+        start = pruned if home is None else apply_alive(reference.model, groups, alive)
+        recovery = fit(reference, groups, alive, start, found, mode=mode, budget=memory // 4, progress=inner)
+        compared = reference.model, recovery.model
+        pruned = recovery.model if home is None else brought_back(recovery.model, pruned)
         clock("reconstruction")
     elif found is None and reconstruct is None and not all(c.group.exact for c in choices):
         pruned = _match_zeros(prepared, groups, alive, pruned, source, shapes, seed)
@@ -229,7 +238,7 @@ def prune(
     if changed and check and verification is not None and all(c.group.exact for c in choices):
         verification = checker.verify(pruned, alive) or verification
         clock("verification of the result")
-    likeness = [] if found is None else fidelity(prepared.model, pruned, found)
+    likeness = [] if found is None else fidelity(*compared, found)
     plan = make_plan(sha256_model(source), groups, choices, alive)
     report = Report(
         count_params(groups),
@@ -247,7 +256,7 @@ def prune(
         checker.unverified if check else "not asked for",
         dict(prepared.shapes),
         clock.seconds,
-        "" if found is None else found.origin,
+        "" if found is None else "; ".join(t for t in (found.origin, "" if home is None else home.text) if t),
         name,
         [] if recovery is None else recovery.fits,
         likeness,

@@ -54,7 +54,7 @@ def read_samples(
             * `file.py:function`, of which the function returns one of the two that follow;
             * an object with `get_next()`, which returns a dict of arrays, or None at the end;
             * an iterable of such dicts, or one of them;
-            * None: random numbers.
+            * None: random numbers of the kinds that the model seems to take, see `onnxprune.calibrate.kinds`.
         model: whose inputs are fed.
         samples: the most that are taken: the first ones of arrays, a subset spread evenly over the files of a folder.
         batch: samples of a run where the model does not fix it.
@@ -80,7 +80,7 @@ def read_samples(
     if source is None:
         from onnxprune.calibrate.synthetic import synthetic_chunks
 
-        chunks, name = synthetic_chunks(model, wanted, samples, batch, shapes, seed), ""
+        chunks, name = synthetic_chunks(model, wanted, samples, batch, shapes, seed)
     else:
         outputs = tuple(o.name for o in model.graph.output) if evaluation else None
         chunks, name = _chunks(source, Fit(wanted, preprocess, outputs), samples, seed, shapes or {})
@@ -90,7 +90,7 @@ def read_samples(
     chunks = _first(chunks, samples)
     count = sum(chunk.count for chunk in chunks)
     noun = "sample" if count == 1 else "samples"
-    text = f"{count:,} synthetic {noun} (no data was given)" if source is None else f"{count:,} {noun} of {name}"
+    text = f"{count:,} {noun} of {name}" if source is not None else f"{count:,} synthetic {noun}, no data was given: {name}"
     batches = Batches(chunks, wanted.batch or batch, fixed=wanted.batch is not None)
     found = Samples(batches, count, text, source is None, mask, _names(chunks))
     return found if labels is None else with_labels(found, labels, available, chunks)

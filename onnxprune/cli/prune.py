@@ -53,7 +53,7 @@ def prune(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Importance of a unit; obs with data or --merge, l2 without, unless given.",
+            help="Importance of a unit; obs with samples or --merge, l2 without, unless given.",
             rich_help_panel=_CHOICE,
             show_default=False,
         ),
@@ -96,11 +96,21 @@ def prune(
         str | None,
         typer.Option(
             metavar="PATH",
-            help="Unlabelled samples: npz, folder, file.py:function, or 'synthetic'.",
+            help="Unlabelled samples: npz, folder, file.py:function; random ones ('synthetic') unless given.",
             rich_help_panel=_DATA,
+            show_default=False,
         ),
     ] = None,
-    samples: Annotated[int, typer.Option(metavar="N", min=1, help="Use at most N samples.", rich_help_panel=_DATA)] = 512,
+    samples: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Use at most N samples; 512 unless given, random ones by the size of the model.",
+            rich_help_panel=_DATA,
+            show_default=False,
+        ),
+    ] = None,
     preprocess: Annotated[
         str | None,
         typer.Option(metavar="KEY=VALUE,...", help="For images: size, mean, std ...", rich_help_panel=_DATA),
@@ -112,7 +122,7 @@ def prune(
         str | None,
         typer.Option(
             metavar="none|bias|affine|channel|lsq",
-            help="Fit what stays to what the source computes; lsq with data, unless given.",
+            help="Fit what stays to what the source computes; lsq unless given, none without samples.",
             rich_help_panel=_DATA,
             show_default=False,
         ),
@@ -178,14 +188,12 @@ def prune(
     _check_choices(criterion, ranking, attention, reconstruct)
     given = [Path(p) for p in (evaluation, labels) if p]
     values.check_outputs([source, *given], [output, plan_out, report_out])
-    if reconstruct not in (None, "none") and data is None:
-        raise UsageError("--reconstruct needs calibration samples: give --data PATH or --data synthetic")
     if (preprocess or mask) and data is None and evaluation is None:
-        raise UsageError("--preprocess and --mask need samples: give --data PATH, --data synthetic or --eval PATH")
+        raise UsageError("--preprocess and --mask need samples: give --data PATH or --eval PATH")
     if (metric or labels) and evaluation is None:
         raise UsageError("--metric and --labels need data to evaluate on: give --eval PATH")
-    if lossless and (ratio or target or criterion or data is not None or merge):
-        others = "--ratio, --target, --criterion, --data and --merge"
+    if lossless and (ratio or target or criterion or data is not None or merge or reconstruct not in (None, "none")):
+        others = "--ratio, --target, --criterion, --data and --merge, and --reconstruct"
         raise UsageError(f"--lossless decides by itself what goes: leave out {others}")
     run = _Run(cast(Screen, context.obj), source, output, shapes, seed)
     model = run.load()
@@ -209,10 +217,14 @@ def prune(
         "lossless": lossless,
         "memory": int(memory_budget * (1 << 30)),
     }
-    if data is not None:
-        options["data"] = run.read(model, data, samples, mask, preprocess)
     try:
-        result = run.prune(model, options)
+        if data is not None:
+            options["data"] = run.read(model, data, samples, mask, preprocess)
+            result = run.prune(model, options)
+        elif lossless or reconstruct == "none" or (merge and reconstruct is None):
+            result = run.prune(model, options)
+        else:
+            result = run.prune_without_data(model, options, samples)
     except NothingToPruneError:
         if copy_if_nothing:
             run.save(model)
@@ -277,15 +289,19 @@ class _Run:
             found = load_data(data, model, preprocess=chosen, shapes=self.shapes or None, **options)
             self.evaluator = Evaluator(self.source, found)
 
-    def read(self, model: onnx.ModelProto, data: str, samples: int, mask: str | None, preprocess: str | None) -> Samples:
+    def read(
+        self, model: onnx.ModelProto, data: str, samples: int | None, mask: str | None, preprocess: str | None
+    ) -> Samples:
         """Finds the calibration samples and fits them to the model."""
         from onnxprune.calibrate.preprocess import parse_preprocess
         from onnxprune.calibrate.read import read_samples
+        from onnxprune.calibrate.synthetic import affordable
 
         chosen = parse_preprocess(preprocess) if preprocess else None
         source = None if data == "synthetic" else data
+        count = samples or (affordable(model, self.shapes or None) if source is None else 512)
         return read_samples(
-            source, model, samples=samples, mask=mask, preprocess=chosen, shapes=self.shapes or None, seed=self.seed
+            source, model, samples=count, mask=mask, preprocess=chosen, shapes=self.shapes or None, seed=self.seed
         )
 
     def prune(self, model: onnx.ModelProto, options: dict[str, Any]) -> PruneResult:
@@ -297,6 +313,26 @@ class _Run:
         found = result.report.verification
         if found is not None and not found.passed:
             raise VerificationError(f"{self.source}: {found.message or 'the results differ'}; nothing was written")
+        return result
+
+    def prune_without_data(self, model: onnx.ModelProto, options: dict[str, Any], samples: int | None) -> PruneResult:
+        """Prunes with random samples, or by weights alone where they tell nothing about the model.
+
+        Raises:
+            UsageError: they tell nothing, and `--reconstruct` asks for them.
+        """
+        from onnxprune.calibrate.synthetic import unlike_any
+
+        reason = unlike_any(model)
+        if not reason:
+            try:
+                return self.prune(model, {**options, "data": self.read(model, "synthetic", samples, None, None)})
+            except ModelError as error:
+                reason = str(error)
+        if options["reconstruct"] is not None:
+            raise UsageError(f"--reconstruct needs calibration samples, and random ones do not do: {reason}")
+        result = self.prune(model, options)
+        result.report.calibration = f"none, as {reason}"
         return result
 
     def save(self, model: onnx.ModelProto, plan: str = "", plan_out: Path | None = None) -> None:

@@ -61,7 +61,7 @@ class Report:
         unverified: why there is no verification.
         shapes: input shapes of the trace.
         seconds: by stage.
-        calibration: where the samples came from; empty where there were none.
+        calibration: where the samples came from, random ones too; empty, or why, where there were none.
         criterion: what the units were ranked by.
         fits: what reconstruction did to each node behind a removal that it knows.
         fidelity: how far the outputs are from the source's on the calibration samples.

@@ -6,17 +6,18 @@ import pytest
 from onnx import numpy_helper
 
 from onnxprune.calibrate.read import read_samples
+from onnxprune.calibrate.synthetic import affordable, unlike_any
 from onnxprune.errors import ModelError
 from onnxprune.proof.session import run
 
 
-def test_images_are_normal_and_seeded(model):
+def test_images_are_seeded(model):
     wanted = model("float[N, 3, 16, 16] x")
     found = read_samples(None, wanted, samples=40, seed=1)
-    assert (found.synthetic, found.count, found.origin) == (True, 40, "40 synthetic samples (no data was given)")
+    assert (found.synthetic, found.count, found.origin) == (True, 40, "40 synthetic samples, no data was given: 'x' images")
     assert [b.feeds["x"].shape for b in found.batches] == [(32, 3, 16, 16), (8, 3, 16, 16)]
     values = found.batches[0].feeds["x"]
-    assert values.dtype == np.float32 and abs(values.mean()) < 0.05 and abs(values.std() - 1) < 0.05
+    assert values.dtype == np.float32 and abs(values.mean()) < 0.3 and abs(values.std() - 1) < 0.2
     again, other = (read_samples(None, wanted, samples=40, seed=s).batches[0].feeds["x"] for s in (1, 2))
     np.testing.assert_array_equal(values, again)
     assert not np.array_equal(values, other)
@@ -79,3 +80,37 @@ def test_a_batch_axis_that_others_depend_on_keeps_its_size(model, inner, rows):
 def test_shapes_that_do_not_fit(model):
     with pytest.raises(ModelError, match="does not fit input 'x'"):
         read_samples(None, model("float[N, 3] x"), shapes={"x": (1, 4)})
+
+
+def test_sequences_of_tokens_are_as_long_as_sentences(model):
+    parsed = onnx.parser.parse_model("""
+    <ir_version: 8, opset_import: ["" : 17]>
+    m (int64[N, S] ids, int64[N, S] position_ids) => (float[N, S, 3] y) {
+      a = Gather (table, ids)
+      b = Gather (places, position_ids)
+      y = Add (a, b)
+    }
+    """)
+    for name, rows in (("table", 3000), ("places", 80)):
+        parsed.graph.initializer.append(numpy_helper.from_array(np.ones((rows, 3), np.float32), name))
+    feeds = read_samples(None, parsed, samples=64).batches[0].feeds
+    np.testing.assert_array_equal(feeds["position_ids"], np.tile(np.arange(64), (32, 1)))
+    ids = feeds["ids"]
+    assert ids.shape == (32, 64) and ids.min() >= 0 and ids.max() < 3000
+    assert np.median(ids) < 700 < ids.max()  # p(id) ~ 1 / (id + 100): the median is at 457
+    short = read_samples(None, parsed, samples=8, shapes={"ids": (1, 9), "position_ids": (1, 9)})
+    assert short.batches[0].feeds["ids"].shape == (8, 9)
+
+
+def test_what_depends_on_other_inputs_has_no_likeness(model):
+    assert unlike_any(model("float[N, 3, 16, 16] x, int64[N, S] attention_mask")) == ""
+    assert unlike_any(model("float[N, 8] padding_mask, float[N, 8, 4] x")) == ""
+    assert "'x', 'state' depend on each other" in unlike_any(model("float[N, 8] x, float[2, N, 8] state"))
+    assert "neither numbers" in unlike_any(model("string[N] x"))
+
+
+def test_large_models_get_fewer_samples(model):
+    assert affordable(model("float[N, 3, 16, 16] x"), None) == 1024
+    assert affordable(model("float[N, 3, 256, 256] x"), None) == (1 << 27) // (3 * 256 * 256)
+    assert affordable(model("float[N, 3, 2048, 2048] x"), None) == 32
+    assert affordable(model("float[N, 3, 2048, 2048] x"), None, 8) == 8

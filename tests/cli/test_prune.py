@@ -7,10 +7,12 @@ import onnx
 import onnxruntime
 import pytest
 
+from tests.cli.conftest import make
+
 
 def test_it_writes_a_smaller_model_and_a_table(invoke, model, tmp_path):
     before = model.read_bytes()
-    result = invoke("prune", model, "-o", tmp_path / "out.onnx", "--no-latency")
+    result = invoke("prune", model, "-o", tmp_path / "out.onnx", "--no-latency", "--reconstruct", "none")
     assert (result.code, result.err) == (0, "")
     shapes = {t.name: list(t.dims) for t in onnx.load(tmp_path / "out.onnx").graph.initializer}
     assert shapes == {"w1": [8, 1, 3, 3], "w2": [4, 8, 3, 3]}
@@ -145,14 +147,48 @@ def test_samples_rank_and_repair(invoke, model, calibration, tmp_path):
     assert "12 samples of samples.npz; ranked by obs" in table and "recovered" in table and "likeness on" in table
 
 
+def test_without_data_random_samples_rank_and_repair(invoke, model, tmp_path):
+    arguments = ("prune", model, "-o", tmp_path / "out.onnx", "--no-latency", "--json")
+    report = json.loads(invoke(*arguments).out)["report"]
+    assert report["calibration"] == "1,024 synthetic samples, no data was given: 'x' images" and report["criterion"] == "obs"
+    assert report["fits"][0]["lost_after"] < report["fits"][0]["lost_before"] and report["verification"]["passed"]
+    few = json.loads(invoke(*arguments, "--samples", "20", "--criterion", "l1", "--reconstruct", "bias").out)["report"]
+    assert few["calibration"].startswith("20 synthetic samples") and few["criterion"] == "l1"
+    assert [f["kind"] for f in report["fits"]] == ["lsq"] and few["fits"][0]["kind"] in ("bias", "none")
+    bare = json.loads(invoke(*arguments, "--reconstruct", "none").out)["report"]
+    assert (bare["calibration"], bare["criterion"], bare["fits"]) == ("", "l2", [])
+
+
+def test_models_that_no_random_samples_resemble_are_pruned_by_weights(invoke, tmp_path):
+    text = """
+    <ir_version: 8, opset_import: ["" : 17]>
+    m (float[N, 6] x, float[N, 16] state) => (float[N, 4] y, float[N, 16] next) {
+      a = MatMul (x, w1)
+      next = Add (a, state)
+      b = MatMul (x, w2)
+      c = Relu (b)
+      y = MatMul (c, w3)
+    }
+    """
+    onnx.save(make(text, w1=(6, 16), w2=(6, 12), w3=(12, 4)), tmp_path / "model.onnx")
+    arguments = ("prune", tmp_path / "model.onnx", "-o", tmp_path / "out.onnx", "--no-latency")
+    result = invoke(*arguments)
+    assert result.code == 0 and "none, as inputs 'x', 'state' depend on each other; ranked by l2" in result.out
+    assert (tmp_path / "out.onnx").exists()
+    refused = invoke(*arguments, "--reconstruct", "lsq")
+    assert refused.code == 2 and "random ones do not do" in refused.err
+    assert invoke(*arguments, "--data", "synthetic").code == 0
+
+
 @pytest.mark.parametrize(
     ("options", "code", "message"),
     [
-        (["--reconstruct", "lsq"], 2, "give --data PATH or --data synthetic"),
+        (["--mask", "x"], 2, "need samples: give --data PATH"),
         (["--reconstruct", "more", "--data", "synthetic"], 2, "--reconstruct more"),
         (["--data", "nothere.npz"], 1, "nothere.npz: no such file or folder"),
-        (["--criterion", "obs"], 2, "needs samples"),
+        (["--criterion", "obs", "--reconstruct", "none"], 2, "needs samples"),
         (["--lossless", "--ratio", "0.3"], 2, "--lossless decides by itself"),
+        (["--lossless", "--reconstruct", "lsq"], 2, "--lossless decides by itself"),
         (["--lossless"], 5, "every channel does something"),
         (["--lossless", "--merge"], 2, "leave out --ratio, --target, --criterion, --data and --merge"),
     ],
