@@ -2,7 +2,10 @@
 
 Local errors alone don't tell what to remove: a tenth of the variance of one branch of a residual sum is nothing, a tenth of
 the stem's is all. So noise of `EPSILON` of its standard deviation, channel by channel, is added to the outputs of all linear
-nodes that read a group, and the relative squared error of the model's outputs is divided by `EPSILON**2`:
+nodes that read a group, and the relative squared error of the model's outputs is divided by `EPSILON**2`. The noise is the
+same at all positions of a sample: what a removal loses varies as slowly as activations do, and white noise is averaged away
+by what follows (on EfficientNet-Lite0 it makes out the stem eight times as sensitive, compared with its branches, as a
+removal without repair shows it to be):
 
     s_g = mean over outputs of E|f(y + e) - f(y)|^2 / E|f(y)|^2 / EPSILON^2
 
@@ -211,19 +214,17 @@ class _Probe:
         return result
 
     def noise(self, place: _Place, b: int, batch: Batch) -> Array:
-        """Gaussian, of `EPSILON` of the spread of each channel."""
+        """Gaussian, of `EPSILON` of the spread of each channel; the same at all positions of a sample."""
         count, total, squares = self.moments[place.name]
-        deviation = np.sqrt(np.maximum(squares / count - (total / count) ** 2, 0))
+        deviation = EPSILON * np.sqrt(np.maximum(squares / count - (total / count) ** 2, 0))
         shape = self.shapes[place.name, b]
-        marks = digests(batch)
-        if len(marks) and shape[0] % len(marks) == 0:
-            own = (shape[0] // len(marks), *shape[1:])
-            parts = [np.random.default_rng(int(m)).standard_normal(own, np.float32) for m in marks]
-        else:
-            parts = [np.random.default_rng([int(m) for m in marks]).standard_normal(shape, np.float32)]
-        scale = np.ones(len(shape), np.int64)
-        scale[place.axis] = -1
-        return np.concatenate(parts) * (EPSILON * deviation).reshape(scale).astype(np.float32)
+        marks = digests(batch).tolist()
+        own = marks if marks and shape[0] % len(marks) == 0 else [marks]
+        drawn = np.stack([np.random.default_rng(m).standard_normal(len(deviation)) for m in own]) * deviation
+        single = [1] * len(shape)
+        single[0], single[place.axis] = shape[0], shape[place.axis]
+        rows = np.repeat(drawn, shape[0] // len(own), axis=0)
+        return np.broadcast_to(rows.reshape(single), shape).astype(place.dtype)
 
     def run(self, batch: Batch, noise: Mapping[str, Array], wanted: Sequence[str]) -> list[Array]:
         """Some tensors of one batch."""
