@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -49,6 +51,27 @@ class Reading:
         for (turned, step), before in zip(reversed(self.steps), reversed(shapes[:-1]), strict=True):
             seen = seen.transpose(np.argsort(step)) if turned else seen.reshape(before)
         return np.ascontiguousarray(seen)
+
+    def stored_axes(self, axes: Sequence[int]) -> tuple[int, ...]:
+        """Axes of the stored tensor that axes of what the node sees lie on; several where a Reshape merged them."""
+        shapes = [self.shape]
+        for turned, step in self.steps:
+            shapes.append(tuple(shapes[-1][p] for p in step) if turned else step)
+        for (turned, step), old, new in zip(reversed(self.steps), shapes[-2::-1], shapes[:0:-1], strict=True):
+            if turned:
+                axes = [step[a] for a in axes]
+                continue
+            before, after = _spans(old), _spans(new)
+            axes = [
+                b for a in axes for b, (low, high) in enumerate(before) if max(low, after[a][0]) < min(high, after[a][1])
+            ]
+        return tuple(dict.fromkeys(axes))
+
+
+def _spans(shape: Shape) -> list[tuple[int, int]]:
+    """For each axis how many elements lie between its neighbours, and between its first and its last."""
+    steps = [prod(shape[k:]) for k in range(len(shape) + 1)]
+    return [(steps[k + 1], steps[k]) for k in range(len(shape))]
 
 
 def reading_of(flow: Flow, name: str) -> tuple[str, Reading] | str:
