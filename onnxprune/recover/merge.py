@@ -178,7 +178,7 @@ class _Run:
         y = self.groups.trace.values[linear.y]
         matrix = linear.matrix(self.weight(linear.weight))
         axis = linear.form.channel_axis(y.rank)
-        return follow(self.pruned, linear, axis, y.rank, matrix.shape[0] * matrix.shape[2]).slot
+        return follow(self.pruned, linear, (axis,), y.rank, matrix.shape[0] * matrix.shape[2]).slot
 
     def shift(self, slot: Slot, amount: Floats) -> None:
         """Adds a number to each output."""

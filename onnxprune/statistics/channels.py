@@ -103,8 +103,8 @@ def channel_statistics(
                 c.add(view)
         for c in collectors:
             whole = c.result()
-            for labels in known[c.key]:
-                result += in_blocks(replace(whole, labels=labels), read[c.key], stream.flow)
+            for own in known[c.key]:
+                result += in_blocks(replace(whole, labels=own), read[c.key], stream.flow)
     return result
 
 
