@@ -267,7 +267,7 @@ def prune(
     )
     if recovery is not None:
         members = {c.group.id: c.group.members for c in choices}
-        report.losses = group_losses(recovery.fits, members, input_axes(prepared.model))
+        report.losses = group_losses(recovery.fits, members, input_axes(prepared.model, groups.trace.shape_of))
     clock("report")
     tell("done", 1.0)
     return PruneResult(pruned, plan, report)

@@ -9,17 +9,21 @@ Features F_h = P_h X of the kept heads, block by block: B_h = H_hh^-1 (G_h - sum
 of a head, its best approximation of rank d is the truncated SVD of L' B_h with H_hh = L L' (reduced-rank regression). A few
 sweeps over the heads never make the fit worse.
 
+Several query heads may read one head of values (grouped queries): V_g is then the leading part of all their maps side by
+side, L' [B_1 .. B_n], and is improved by conjugate gradients for the outputs that follow from it.
+
 Source: Izenman 1975, "Reduced-rank regression for the multivariate linear model", for one block.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cho_factor, cho_solve, cholesky, solve_triangular
+from scipy.linalg import cho_factor, cho_solve, cholesky, eigh, solve_triangular
 
 from onnxprune.groups.classes import Mask
 from onnxprune.groups.group import Groups
@@ -31,6 +35,8 @@ Array = NDArray[Any]
 LARGEST = 4608  # features of all kept heads
 _SWEEPS = 3
 _STEPS = 3
+_TURNS = 2  # of values and outputs, where several heads read the same values
+_GRADIENTS = 4
 
 
 @dataclass(frozen=True)
@@ -41,8 +47,9 @@ class Values:
         value: the linear node that makes them.
         output: the linear node that reads what attention made of them.
         probabilities: tensor `(N, h, S, S')`.
-        made: for each kept head the outputs of `value` that are its dimensions.
-        read: for each kept head the inputs of `output` that are its dimensions.
+        made: for each kept head of values the outputs of `value` that are its dimensions.
+        read: for each kept head of queries the inputs of `output` that are its dimensions.
+        owner: for each kept head of queries which head of values it reads.
         between: nodes behind `value` on the way to `output`.
         needs: tensors that those nodes read from elsewhere.
     """
@@ -52,6 +59,7 @@ class Values:
     probabilities: str
     made: list[NDArray[np.intp]]
     read: list[NDArray[np.intp]]
+    owner: tuple[int, ...]
     between: frozenset[int]
     needs: frozenset[str]
 
@@ -86,13 +94,19 @@ def find_values(flow: Flow, linears: list[Linear], groups: Groups, alive: Mask) 
         if f is None or f.axes != (1, 3):
             continue
         cells = of_label[f.labels]
-        if stays[cells].all() or np.unique(cells).size < cells.size:
+        rows, owner = np.unique(cells, axis=0, return_inverse=True)
+        if stays[cells].all() or np.unique(rows).size < rows.size:
             continue
-        value = next((x for x in linears if x.node < k and _covers(last(x.y), cells)), None)
+        value = next((x for x in linears if x.node < k and _covers(last(x.y), rows)), None)
         output = next((x for x in linears if x.node > k and _covers(last(x.x), cells, all_of_it=True)), None)
         if value is None or output is None or not _dense(value) or not _dense(output):
             continue
-        made, read = (_places(last(name), cells, stays) for name in (value.y, output.x))
+        made, read = _places(last(value.y), rows, stays), _in_order(last(output.x), cells, stays)
+        if made is None or read is None:
+            continue
+        kept_rows = np.flatnonzero(stays[rows].any(axis=1))
+        kept = stays[cells].any(axis=1)
+        heads = tuple(int(i) for i in np.searchsorted(kept_rows, owner.ravel()[kept]))
         between = frozenset(flow.ancestors([output.x]) & _behind(flow, value.y))
         needs = frozenset(
             n
@@ -101,7 +115,7 @@ def find_values(flow: Flow, linears: list[Linear], groups: Groups, alive: Mask) 
             if n in flow.inputs
             or (n in flow.producer and flow.varying[flow.producer[n]] and flow.producer[n] not in between)
         ) - {value.y}
-        found.append(Values(value, output, node.input[0], made, read, between | {value.node}, needs))
+        found.append(Values(value, output, node.input[0], made, read, heads, between | {value.node}, needs))
     return found
 
 
@@ -114,11 +128,22 @@ def _covers(own: NDArray[np.int32] | None, cells: Array, *, all_of_it: bool = Fa
     return own is not None and bool(np.isin(cells, own).all()) and (not all_of_it or own.size == cells.size)
 
 
-def _places(own: NDArray[np.int32] | None, cells: Array, stays: Mask) -> list[NDArray[np.intp]]:
-    """Where the live dimensions of each live head are among the live channels."""
-    order = {} if own is None else {int(x): k for k, x in enumerate(own[stays[own]])}
+def _places(own: NDArray[np.int32] | None, cells: Array, stays: Mask) -> list[NDArray[np.intp]] | None:
+    """Where the live dimensions of each live head are among the live channels; None where one is there twice."""
+    if own is None or np.isin(own, cells).sum() != cells.size:
+        return None
+    order = {int(x): k for k, x in enumerate(own[stays[own]])}
     rows = [[order[int(x)] for x in row if stays[x]] for row in cells]
     return [np.array(row, np.intp) for row in rows if row]
+
+
+def _in_order(own: NDArray[np.int32] | None, cells: Array, stays: Mask) -> list[NDArray[np.intp]] | None:
+    """The same for channels that are the dimensions of all heads, of which several may be of the same labels."""
+    if own is None or not np.array_equal(own, cells.ravel()):
+        return _places(own, cells, stays)
+    kept = stays[cells]
+    places = np.where(kept, np.cumsum(kept.ravel()).reshape(kept.shape) - 1, -1)
+    return [row[row >= 0].astype(np.intp) for row in places if (row >= 0).any()]
 
 
 def _behind(flow: Flow, name: str) -> set[int]:
@@ -140,15 +165,26 @@ def features(probabilities: Array, x: Array, chosen: Array) -> Array:
 
 @dataclass
 class Factors:
-    """Value `(C, d)` and output `(d, M)` projections of each head."""
+    """Projections: `(C, d)` of each head of values, `(d, M)` of each head of queries, and which of the former those read."""
 
     value: list[Array]
     output: list[Array]
+    owner: Sequence[int]
+
+    @property
+    def each(self) -> list[Array]:
+        """Values of each head of queries."""
+        return [self.value[g] for g in self.owner]
+
+    @property
+    def products(self) -> list[Array]:
+        """`(C, M)` of each head of queries."""
+        return [v @ o for v, o in zip(self.each, self.output, strict=True)]
 
     @property
     def product(self) -> Array:
         """`(h * C, M)`."""
-        return np.concatenate([v @ o for v, o in zip(self.value, self.output, strict=True)])
+        return np.concatenate(self.products)
 
 
 def fit_values(
@@ -168,30 +204,40 @@ def fit_values(
     h = h + ridge * np.eye(len(h))
     g = g + ridge * start.product
     c = start.value[0].shape[0]
-    blocks = [slice(k * c, (k + 1) * c) for k in range(len(start.value))]
+    blocks = [slice(k * c, (k + 1) * c) for k in range(len(start.output))]
+    groups = [[k for k, g in enumerate(start.owner) if g == v] for v in range(len(start.value))]
 
     def loss(f: Factors) -> float:
         p = f.product
         return float((yy - 2 * np.einsum("km,km->m", p, judge_g) + np.einsum("km,km->m", p, judge_h @ p)).sum() / yy.sum())
 
-    best = _outputs(h, g, start.value, blocks)
+    best = _outputs(h, g, start, blocks)
     before = loss(best)
-    roots = [cholesky(h[b, b], lower=True, check_finite=False) for b in blocks]
+    roots = [cholesky(sum(h[blocks[k], blocks[k]] for k in heads), lower=True, check_finite=False) for heads in groups]
     current = best
-    for _ in range(_SWEEPS):
-        value, output = list(current.value), list(current.output)
-        products = [v @ o for v, o in zip(value, output, strict=True)]
+    for sweep in range(_SWEEPS):
+        value, output, products = list(current.value), list(current.output), current.products
         reached = h @ np.concatenate(products)
-        for k, b in enumerate(blocks):
-            right = g[b] - reached[b] + h[b, b] @ products[k]
-            whitened = solve_triangular(roots[k], right, lower=True, check_finite=False)  # L' B = L^-1 R
-            u = _leading(whitened, whitened @ output[k].T)
-            value[k] = solve_triangular(roots[k], u, lower=True, trans="T", check_finite=False)
-            output[k] = u.T @ whitened
-            new = value[k] @ output[k]
-            reached += h[:, b] @ (new - products[k])
-            products[k] = new
-        current = _outputs(h, g, value, blocks)
+        for v, heads in enumerate(groups):
+            rows = np.concatenate([np.arange(blocks[k].start, blocks[k].stop) for k in heads])
+            own = h[np.ix_(rows, rows)]
+            right = g[rows] - reached[rows] + own @ np.concatenate([products[k] for k in heads])
+            if len(heads) == 1:
+                k = heads[0]
+                whitened = solve_triangular(roots[v], right, lower=True, check_finite=False)  # L' B = L^-1 R
+                u = _leading(whitened, whitened @ output[k].T)
+                value[v] = solve_triangular(roots[v], u, lower=True, trans="T", check_finite=False)
+                output[k] = u.T @ whitened
+            else:
+                first = value[v] if sweep else _common(own, right, roots[v], value[v].shape[1])
+                value[v], outs = _shared_value(own, right, first, roots[v])
+                for k, o in zip(heads, outs, strict=True):
+                    output[k] = o
+            for k in heads:
+                new = value[v] @ output[k]
+                reached += h[:, blocks[k]] @ (new - products[k])
+                products[k] = new
+        current = _outputs(h, g, Factors(value, output, start.owner), blocks)
     after = loss(current)
     return (current, before, after) if after < before else (best, before, before)
 
@@ -203,15 +249,61 @@ def _leading(matrix: Array, start: Array) -> Array:
     return start
 
 
-def _outputs(h: Array, g: Array, value: list[Array], blocks: list[slice]) -> Factors:
+def _common(h: Array, right: Array, root: Array, rank: int) -> Array:
+    """Values `(C, d)` for several heads: the leading part of their best full maps, side by side."""
+    maps = cho_solve(cho_factor(h, lower=True, check_finite=False), right, check_finite=False)
+    c = len(root)
+    side_by_side = np.concatenate([root.T @ maps[k : k + c] for k in range(0, len(maps), c)], axis=1)
+    _, u = eigh(side_by_side @ side_by_side.T, subset_by_index=(c - rank, c - 1))
+    return np.asarray(solve_triangular(root, u, lower=True, trans="T", check_finite=False))
+
+
+def _shared_value(h: Array, right: Array, value: Array, root: Array) -> tuple[Array, list[Array]]:
+    """Values that several heads read, and their outputs: the best ones in turn.
+
+    For given outputs O_j the values solve sum_jk H_jk V O_k O_j' = sum_j R_j O_j', which conjugate gradients do with a few
+    products, preconditioned by (sum_j H_jj)^-1 V (sum_j O_j O_j')^-1.
+    """
+    c = len(root)
+    blocks = [slice(k, k + c) for k in range(0, len(h), c)]
+    for _ in range(_TURNS):
+        output = _outputs(h, right, Factors([value], [right] * len(blocks), [0] * len(blocks)), blocks).output
+        squares = np.sum([o @ o.T for o in output], axis=0)
+        squares += (1e-9 * np.trace(squares) / len(squares) + 1e-30) * np.eye(len(squares))
+
+        def applied(v: Array, output: list[Array] = output) -> Array:
+            reached = h @ np.concatenate([v @ o for o in output])
+            return np.asarray(sum(reached[b] @ o.T for b, o in zip(blocks, output, strict=True)))
+
+        def eased(r: Array, squares: Array = squares) -> Array:
+            return np.asarray(np.linalg.solve(squares, cho_solve((root, True), r, check_finite=False).T).T)
+
+        rest = sum(right[b] @ o.T for b, o in zip(blocks, output, strict=True)) - applied(value)
+        step = ready = eased(rest)
+        size = float((rest * ready).sum())
+        for _ in range(_GRADIENTS):
+            if size <= 0:
+                break
+            turned = applied(step)
+            length = size / max(float((step * turned).sum()), 1e-300)
+            value = value + length * step
+            rest = rest - length * turned
+            ready = eased(rest)
+            size, last = float((rest * ready).sum()), size
+            step = ready + size / last * step
+    return value, _outputs(h, right, Factors([value], [right] * len(blocks), [0] * len(blocks)), blocks).output
+
+
+def _outputs(h: Array, g: Array, factors: Factors, blocks: list[slice]) -> Factors:
     """The best outputs for given values."""
+    value = factors.each
     hv = np.concatenate([h[:, b] @ v for b, v in zip(blocks, value, strict=True)], axis=1)
     inner = np.concatenate([v.T @ hv[b] for b, v in zip(blocks, value, strict=True)])
     right = np.concatenate([v.T @ g[b] for b, v in zip(blocks, value, strict=True)])
     inner[np.diag_indices(len(inner))] += 1e-9 * np.trace(inner) / len(inner) + 1e-30
     solved = cho_solve(cho_factor(inner, lower=True, check_finite=False), right)
     bounds = np.cumsum([0, *[v.shape[1] for v in value]])
-    return Factors(value, [solved[bounds[k] : bounds[k + 1]] for k in range(len(value))])
+    return Factors(factors.value, [solved[bounds[k] : bounds[k + 1]] for k in range(len(value))], factors.owner)
 
 
 def _raw(train: Moments, held: Moments, biased: bool) -> tuple[Array, Array, Array, Array, Array]:

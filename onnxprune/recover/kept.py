@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -40,3 +41,34 @@ def compared(before: Array, after: Array, value: Value, alive: Mask) -> tuple[Ar
         else:  # no two joint fields are worth the bookkeeping: one is all that attention makes
             break
     return before.reshape(len(before), -1), after.reshape(len(after), -1)
+
+
+def kept_places(value: Value, axes: Sequence[int], alive: Mask) -> Array | str | None:
+    """Places that stay on some axes of a tensor, flattened in the order of `axes`, as they lie in the pruned tensor.
+
+    None where all stay; a reason where other axes lost slices.
+    """
+    order = sorted(axes)
+    sizes = [value.sizes[a] for a in order]
+    stays = np.ones(sizes, np.bool_)
+    for f in value.fields:
+        kept = alive[f.labels]
+        if kept.all():
+            continue
+        if not set(f.axes) <= set(axes):
+            return "its output lost slices of more than its channels"
+        stays &= kept.reshape([value.sizes[a] if a in f.axes else 1 for a in order])
+    if stays.all():
+        return None
+    box = [_length(stays, k) for k in range(len(order))]
+    places = np.ravel_multi_index([np.nonzero(stays)[order.index(a)] for a in axes], [value.sizes[a] for a in axes])
+    if np.prod(box) != len(places):
+        return "its output is no box"
+    return places.reshape(box).transpose([order.index(a) for a in axes]).ravel()
+
+
+def _length(stays: NDArray[np.bool_], axis: int) -> int:
+    """Size of an axis of what stays: the last axis may keep other places in each row."""
+    if axis == stays.ndim - 1:
+        return int(stays.sum(axis=-1).max())
+    return int(stays.any(axis=tuple(a for a in range(stays.ndim) if a != axis)).sum())

@@ -40,7 +40,7 @@ from onnxprune.recover.target import Slot, follow
 from onnxprune.statistics.channels import ChannelStatistics, shrunk
 from onnxprune.statistics.expected import ALIKE
 from onnxprune.statistics.flow import Flow, lift
-from onnxprune.statistics.linear import Linear, find_linear
+from onnxprune.statistics.linear import Linear, plain_linear
 
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
@@ -83,10 +83,10 @@ def merge_channels(
     result.CopyFrom(pruned)
     dense = Flow(lift(prepared.model))
     work = lift(result)
-    short = [x for x in find_linear(Flow(work)) if _lost(groups, alive, x)]
+    short = [x for x in plain_linear(Flow(work)) if _lost(groups, alive, x)]
     added = give_slots(result, work, short, groups)
     run = _Run(groups, alive, dense, Flow(lift(result)), statistics, unknown or {}, correct)
-    merges = [run.node(x) for x in find_linear(run.pruned) if x.y in {y.y for y in short}]
+    merges = [run.node(x) for x in plain_linear(run.pruned) if x.y in {y.y for y in short}]
     write_weights(result, run.weights)
     drop_zeros(result, added)
     return Merging(result, merges)
@@ -116,7 +116,7 @@ class _Run:
     weights: dict[str, Array] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.source = {x.y: x for x in find_linear(self.dense)}
+        self.source = {x.y: x for x in plain_linear(self.dense)}
 
     def node(self, linear: Linear) -> Merge:
         """Gives one node its new weights."""
@@ -178,7 +178,7 @@ class _Run:
         y = self.groups.trace.values[linear.y]
         matrix = linear.matrix(self.weight(linear.weight))
         axis = linear.form.channel_axis(y.rank)
-        return follow(self.pruned, linear, axis, y.rank, matrix.shape[0] * matrix.shape[2]).slot
+        return follow(self.pruned, linear, (axis,), y.rank, matrix.shape[0] * matrix.shape[2]).slot
 
     def shift(self, slot: Slot, amount: Floats) -> None:
         """Adds a number to each output."""

@@ -13,7 +13,7 @@ from onnxprune.groups.classes import Mask
 from onnxprune.groups.group import Groups
 from onnxprune.recover.wiring import Operand, find_linear_of
 from onnxprune.statistics.flow import Flow, attributes
-from onnxprune.statistics.linear import Linear, find_linear
+from onnxprune.statistics.linear import Linear, plain_linear
 from onnxprune.statistics.stream import Stream
 from onnxprune.trace.value import Value
 
@@ -70,7 +70,7 @@ def find_logits(pruned: Stream, dense: Stream, linears: Sequence[Linear], groups
         alive: for each label whether it stays.
     """
     flow, values, found = pruned.flow, groups.trace.values, []
-    sources = find_linear(dense.flow)
+    sources = plain_linear(dense.flow)
     for k in range(len(flow.nodes)):
         operands = _operands(flow, k, values)
         if operands is None:

@@ -19,24 +19,28 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from onnxprune.calibrate.batch import Batch, Samples, digests
+from onnxprune.calibrate.batch import Batch, Samples, batch_size, digests
 from onnxprune.groups.classes import Mask
 from onnxprune.groups.group import Groups
 from onnxprune.prepare.prepare import Prepared
 from onnxprune.recover.attention import LARGEST as LARGEST_FEATURES
 from onnxprune.recover.attention import Factors, Values, features, find_values, fit_values
 from onnxprune.recover.fit import Fit
-from onnxprune.recover.kept import kept_slices
+from onnxprune.recover.kept import kept_places, kept_slices
+from onnxprune.recover.order import Step, steps, steps_behind
+from onnxprune.recover.recurrent import fit_recurrent
 from onnxprune.recover.repair import Repairs
-from onnxprune.recover.run import by_row
+from onnxprune.recover.shared import fit_shared, readers_of
 from onnxprune.recover.slots import drop_zeros, give_slots, give_vectors, write_weights
 from onnxprune.recover.solve import Mode, Solution, solve
 from onnxprune.recover.target import Chain, follow
 from onnxprune.statistics.accumulate import PIECE, Accumulator, picked, pieces
-from onnxprune.statistics.channels import counted_rows, positions_of_each, spread
+from onnxprune.statistics.channels import counted_rows, judging, positions_of_each, spread
 from onnxprune.statistics.flow import Flow, lift
-from onnxprune.statistics.linear import Dense, Form, Linear, find_linear
+from onnxprune.statistics.forms import some
+from onnxprune.statistics.linear import Contraction, Declined, Dense, Form, Linear, find_linear
 from onnxprune.statistics.moments import Moments
+from onnxprune.statistics.recurrent import Recurrent, with_states
 from onnxprune.statistics.stream import Stream, View
 from onnxprune.trace.value import Value
 
@@ -81,30 +85,40 @@ def reconstruct(
     """
     result = onnx.ModelProto()
     result.CopyFrom(pruned)
-    dense = Stream(lift(prepared.model), samples, budget)
-    work = lift(result)
-    behind = _behind_removal(Flow(work), dense.flow)
-    added = give_slots(result, work, behind, groups)
+    dense = Stream(with_states(lift(prepared.model)), samples, budget)
+    work = with_states(lift(result))
+    shape_of = groups.trace.shape_of
+    behind = steps_behind(Flow(work), dense.flow, shape_of)
+    added = give_slots(result, work, [x for x in behind if isinstance(x, Linear)], groups)
     if mode != "none":
         give_vectors(result, prepared.model, groups, alive)
-    sliced = Stream(lift(result), samples, budget)
-    linears = find_linear(sliced.flow)
-    order = [x for x in linears if x.y in {y.y for y in behind}]
-    run = _Run(groups, alive, samples, mode, dense, sliced)
+    sliced = Stream(with_states(lift(result)), samples, budget)
+    linears = find_linear(sliced.flow, shape_of)
+    touched = {x.y for x in behind}
+    order = [x for x in steps(sliced.flow, shape_of) if x.y in touched]
+    run = _Run(groups, alive, samples, mode, dense, sliced, linears)
     for way in find_values(sliced.flow, linears, groups, alive) if mode == "lsq" else ():
         run.attention[way.output.y] = way
         run.pruned.pinned |= way.needs | {way.value.x}
-    repairs = run.repairs = Repairs(run, linears, order)
+    repairs = run.repairs = Repairs(run, linears, [x for x in order if isinstance(x, Linear)])
     fits: list[Fit] = []
     pending = list(order)
     while pending:
-        together = [x for x in pending if x.x == pending[0].x and x.form == pending[0].form]
-        progress(f"reconstructing {together[0].name}", 1 - len(pending) / len(order))
-        fits += repairs.before(min(x.node for x in together))
+        first = pending[0]
+        progress(f"reconstructing {first.name}", 1 - len(pending) / len(order))
+        together: list[Step] = [first]
+        fits += repairs.before(first.node)
         for way in run.attention.values():
             run.pruned.pinned |= way.needs | {way.value.x}
-        fits += run.fit(together, pending)
-        pending = [x for x in pending if x not in together]
+        if isinstance(first, Declined):
+            fits.append(Fit(first.name, first.weight, "none", reason=first.reason))
+        elif isinstance(first, Recurrent):
+            fits.append(fit_recurrent(run, first))
+        else:
+            same = [x for x in pending if isinstance(x, Linear) and x.x == first.x and x.form == first.form]
+            fits += run.fit(same, pending)
+            together = [*same]
+        pending = [x for x in pending if x not in together and x.node not in run.fitted]
     fits += repairs.before(len(sliced.flow.nodes))
     write_weights(result, run.pruned.weights)
     drop_zeros(result, added)
@@ -119,6 +133,8 @@ class _Run:
     mode: Mode
     dense: Stream
     pruned: Stream
+    linears: list[Linear]
+    fitted: set[int] = field(default_factory=set)  # nodes that were fitted along with an earlier one
     attention: dict[str, Values] = field(default_factory=dict)
     repairs: Repairs | None = None
 
@@ -131,12 +147,18 @@ class _Run:
         """For each batch which of its samples judge."""
         return [held_out(batch) for batch in self.samples.batches]
 
-    def fit(self, linears: list[Linear], pending: list[Linear]) -> list[Fit]:
+    def fit(self, linears: list[Linear], pending: Sequence[Step]) -> list[Fit]:
         """Fits nodes that read the same tensor in the same way."""
         found: list[Fit] = []
         jobs: list[_Job] = []
         for linear in linears:
-            job = self.job(linear, pending)
+            if linear.node in self.fitted:
+                continue
+            readers = readers_of(self.pruned.flow, linear.weight, self.linears)
+            if len(readers) > 1 and not isinstance(readers, str):
+                found += self.fit_readers(readers, pending)
+                continue
+            job = readers if isinstance(readers, str) else self.job(linear, pending)
             if isinstance(job, str):
                 found.append(Fit(linear.name, linear.weight, "none", reason=job))
             else:
@@ -149,8 +171,9 @@ class _Run:
         if not jobs:
             return found
         for job in jobs:
-            if job.linear.y in self.attention:
-                self.fit_attention(job, self.attention.pop(job.linear.y))
+            way = self.attention.pop(job.linear.y, None)
+            if way is not None and len(readers_of(self.pruned.flow, way.value.weight, self.linears)) == 1:
+                self.fit_attention(job, way)
         train, held = self.moments(jobs)
         start = 0
         for job in jobs:
@@ -178,31 +201,48 @@ class _Run:
             start += width
         return found
 
-    def job(self, linear: Linear, pending: list[Linear]) -> _Job | str:
+    def fit_readers(self, readers: list[Linear], pending: Sequence[Step]) -> list[Fit]:
+        """Fits a weight that several nodes read, all of them at once."""
+        self.fitted |= {x.node for x in readers}
+        jobs: list[_Job] = []
+        for linear in readers:
+            job = self.job(linear, pending)
+            value = self.values.get(linear.x)
+            if not isinstance(job, str) and job.by_channel:
+                job = f"{job.old.shape[1]} taps are too many for a weight that several nodes read"
+            if value is None or value.shape is None or kept_slices(value, self.alive) is None:
+                job = "its input lost slices of several axes together"
+            if isinstance(job, str):
+                return [Fit(x.name, x.weight, "none", reason=job) for x in readers]
+            jobs.append(job)
+        flow = self.pruned.flow
+        waiting = {p.node for p in pending}
+        return fit_shared(self, jobs, [not waiting & flow.ancestors([j.linear.x]) for j in jobs])
+
+    def job(self, linear: Linear, pending: Sequence[Step]) -> _Job | str:
         """What there is to do for a node, or why nothing is done."""
         flow = self.pruned.flow
         value = self.values.get(linear.y)
         if value is None or value.shape is None:
             return "its shape is not known"
-        if flow.users(linear.weight) > 1:
-            return "its weight is read by several nodes"
         stored = self.weight(linear.weight)
         old = linear.matrix(stored)
         by_channel = self.mode == "channel" or old.shape[1] > LARGEST
-        if by_channel and (len(old) > 1 or not self.channels(linear)):
+        if by_channel and (len(old) > 1 or isinstance(linear.form, Contraction) or not self.channels(linear)):
             return f"{old.shape[1]} taps in {len(old)} groups can't be fitted by channels"
-        axis = linear.form.channel_axis(value.rank)
-        kept = kept_slices(value, self.alive)
-        if kept is None or any(a != axis for a in kept):
-            return "its output lost slices of more than its channels"
-        chain = follow(flow, linear, axis, value.rank, old.shape[0] * old.shape[2])
+        axes = linear.form.made_axes(value.rank)
+        kept = kept_places(value, axes, self.alive)
+        if isinstance(kept, str):
+            return kept
+        chain = follow(flow, linear, axes, value.rank, old.shape[0] * old.shape[2])
         bias = None
         if chain.slot is not None:
             held = self.weight(chain.slot.tensor)
-            bias = (held.astype(np.float64).ravel() if chain.slot.own else np.zeros(held.size)).reshape(old.shape[0], -1)
+            own = chain.slot.scale * held.astype(np.float64).ravel()
+            bias = (own if chain.slot.own else np.zeros(held.size)).reshape(old.shape[0], -1)
         sums = [(name, factor) for name, factor in chain.sums if self.settled(name, linear, pending)]
         weight = (chain.factor**2).reshape(old.shape[0], -1)
-        return _Job(linear, stored, old, bias, chain, sums, kept.get(axis), weight, by_channel)
+        return _Job(linear, stored, old, bias, chain, sums, kept, weight, by_channel)
 
     def channels(self, linear: Linear) -> int:
         """Channels of the dense input, where nothing but channels went of it; else 0."""
@@ -248,7 +288,7 @@ class _Run:
         changed = self.pruned.weights.get(name)
         return numpy_helper.to_array(self.pruned.flow.initializers[name]) if changed is None else changed
 
-    def settled(self, name: str, linear: Linear, pending: Sequence[Linear]) -> bool:
+    def settled(self, name: str, linear: Linear, pending: Sequence[Step]) -> bool:
         """A summand that will not change any more and has the output's shape."""
         flow = self.pruned.flow
         behind = flow.ancestors([name])
@@ -257,21 +297,30 @@ class _Run:
         waiting = {p.node for p in pending} | (self.repairs.nodes if self.repairs else set())
         return same and not waiting & behind
 
-    def moments(self, jobs: list[_Job]) -> tuple[Moments, Moments]:
-        """Moments of the rows that all jobs share, for fitting and for judging."""
-        form, x = jobs[0].linear.form, jobs[0].linear.x
+    def moments(self, jobs: list[_Job], *, forced: bool = False) -> tuple[Moments, Moments]:
+        """Moments of the rows that all jobs share, for fitting and for judging; `forced`: rows of the dense model."""
+        x = jobs[0].linear.x
         groups, taps, _ = jobs[0].old.shape
         limit = positions_of_each(taps, self.samples, groups)
         rows = _Rows(self, taps, sum(j.old.shape[2] for j in jobs), limit, groups)
         sums = [n for j in jobs for n, _ in j.sums]
-        for before, after in self.views([*[j.linear.y for j in jobs], *sums], [x, *sums]):
+        wanted_of = [*[j.linear.y for j in jobs], *sums]
+        for before, after in self.views([*wanted_of, x] if forced else wanted_of, sums if forced else [x, *sums]):
             target = before.get(jobs[0].linear.y)
+            form = jobs[0].linear.form.arranged(target.shape, batch_size(before.batch))
             chosen = spread(form.positions(target), limit)
-            for part, piece in pieces(form, after.get(x), chosen):
-                wanted = [self.target(j, before, after, part, chosen) for j in jobs]
+            given = self.sliced(x, before.get(x)) if forced else after.get(x)
+            for part, piece in pieces(form, given, chosen):
+                wanted = [self.target(j, form, before, after, part, chosen) for j in jobs]
                 joined = wanted[0] if len(wanted) == 1 else np.concatenate(wanted, axis=3)
                 rows.add(piece, joined, part, before, target, chosen, form)
         return rows.result()
+
+    def sliced(self, name: str, array: Array) -> Array:
+        """What stays of a tensor of the dense model."""
+        for axis, kept in (kept_slices(self.values[name], self.alive) or {}).items():
+            array = np.take(array, kept, axis=axis)
+        return array
 
     def views(self, dense: Iterable[str], pruned: Iterable[str]) -> Iterator[tuple[View, View]]:
         """Both models, batch by batch, with the tensors that are asked for."""
@@ -282,8 +331,11 @@ class _Run:
         values = way.value
         stored = self.weight(values.weight)
         whole = values.matrix(stored)[0]
-        start_from = Factors([whole[:, m] for m in way.made], [job.old[0][r] for r in way.read])
-        c, heads = whole.shape[0], len(way.made)
+        slot = follow(self.pruned.flow, values, (2,), 3, whole.shape[1]).slot
+        inside = slot is not None and slot.tensor != "" and job.bias is None  # a bias of values is one more row of them
+        wide = whole if slot is None or not inside else np.vstack([whole, self.weight(slot.tensor).reshape(1, -1)])
+        start_from = Factors([wide[:, m] for m in way.made], [job.old[0][r] for r in way.read], way.owner)
+        c, heads = wide.shape[0], len(way.read)
         if heads * c <= LARGEST_FEATURES:
             limit = positions_of_each(heads * c, self.samples)
             rows = _Rows(self, heads * c, job.old.shape[2], limit)
@@ -292,6 +344,7 @@ class _Run:
             for before, after in self.views([job.linear.y, *sums], [values.x, way.probabilities, *sums]):
                 target = before.get(job.linear.y)
                 x, p = after.get(values.x), after.get(way.probabilities)
+                x = np.concatenate([x, np.ones_like(x[..., :1])], axis=-1) if inside else x
                 fits &= (
                     p.ndim == 4
                     and p.shape[:2] == (len(x), heads)
@@ -304,7 +357,7 @@ class _Run:
                 for start in range(0, len(x), step):
                     part = slice(start, start + step)
                     piece = features(p[part], x[part], chosen)[:, :, None, :]
-                    wanted = self.target(job, before, after, part, chosen)
+                    wanted = self.target(job, job.linear.form, before, after, part, chosen)
                     rows.add(piece, wanted, part, before, target, chosen, job.linear.form)
             train, held = rows.result()
             if fits and train.rows:
@@ -322,33 +375,41 @@ class _Run:
         values = way.value
         changed = whole.copy()
         output = job.old.copy()
-        for k, (made, read) in enumerate(zip(way.made, way.read, strict=True)):
-            changed[:, made] = factors.value[k]
-            output[0][read] = factors.output[k]
+        for made, value in zip(way.made, factors.value, strict=True):
+            changed[:, made] = value[: len(whole)]
+        for read, own in zip(way.read, factors.output, strict=True):
+            output[0][read] = own
         self.pruned.weights[values.weight] = values.stored(changed[None], stored)
-        slot = follow(self.pruned.flow, values, 2, 3, whole.shape[1]).slot
-        if slot is not None and slot.tensor:  # probabilities sum to 1: a bias of values is one of the output
+        slot = follow(self.pruned.flow, values, (2,), 3, whole.shape[1]).slot
+        if (
+            slot is not None and slot.tensor
+        ):  # probabilities sum to 1: a bias of values is one of the output, if that has one
             bias = self.weight(slot.tensor).copy()
-            bias.reshape(-1)[np.concatenate(way.made)] = 0
+            for made, value in zip(way.made, factors.value, strict=True):
+                bias.reshape(-1)[made] = value[-1] if len(value) > len(whole) else 0
             self.pruned.weights[slot.tensor] = bias
         job.old[...] = output
         self.pruned.weights[job.linear.weight] = job.linear.stored(output, job.stored)
         self.pruned.redo(way.between)
 
-    def target(self, job: _Job, before: View, after: View, part: slice, chosen: Array) -> Array:
+    def target(self, job: _Job, form: Form, before: View, after: View, part: slice, chosen: Array) -> Array:
         """What the output of some samples should be `(n, P, G, M)`."""
-        form = job.linear.form
-        axis = form.channel_axis(self.values[job.linear.y].rank)
-        result = form.outputs(_take(before.get(job.linear.y)[part], job.kept, axis), chosen)
+        axes = job.linear.form.made_axes(self.values[job.linear.y].rank)
+        dense = before.get(job.linear.y)
+
+        def outputs(array: Array, kept: Array | None) -> Array:
+            flat = form.flat(some(array, form.y_lead, part), chosen)
+            return flat if kept is None else flat[..., kept]
+
+        result = outputs(dense, job.kept)
         for name, factor in job.sums:
-            kept = (kept_slices(self.values[name], self.alive) or {}).get(axis)
-            one, two = _take(before.get(name)[part], kept, axis), after.get(name)[part]
-            if one.shape != two.shape or form.outputs(two, chosen).shape != result.shape:
+            kept = kept_places(self.values[name], axes, self.alive)
+            if isinstance(kept, str) or before.get(name).shape != dense.shape:
                 continue
             usable = np.abs(factor) > 1e-3 * np.abs(factor).max()
-            inverse = np.divide(1.0, factor, out=np.zeros_like(factor), where=usable).reshape(result.shape[2:])
-            result = result + (form.outputs(one, chosen).astype(np.float64) - form.outputs(two, chosen)) * inverse
-        return result
+            inverse = np.divide(1.0, factor, out=np.zeros_like(factor), where=usable)
+            result = result + (outputs(before.get(name), kept).astype(np.float64) - outputs(after.get(name), None)) * inverse
+        return result.reshape(*result.shape[:2], len(job.old), -1)
 
     def keep(self, job: _Job, solution: Solution) -> None:
         """Puts the new weights where the nodes that follow read them."""
@@ -361,6 +422,7 @@ class _Run:
             new = solution.bias.reshape(old.shape)
             if not slot.own:
                 new = old + slot.factor.reshape(old.shape) * new
+            new = new / slot.scale
             self.pruned.weights[slot.tensor] = new.astype(old.dtype)
 
 
@@ -374,7 +436,7 @@ class _Rows:
     def add(self, rows: Array, wanted: Array, part: slice, view: View, target: Array, chosen: Array, form: Form) -> None:
         """Takes rows `(n, P, G, K)` of some samples, and what they should give `(n, P, G, M)`."""
         counted = counted_rows(view.batch, self.run.samples.mask, target, chosen, form)[part]
-        judged = by_row(self.run.judges[view.index], view.batch, len(target))[part]
+        judged = judging(self.run.judges[view.index], form.places(target)[0])[part]
         for which, moments in ((~judged, self.train), (judged, self.held)):
             use = counted & which[:, None]
             if use.any():
@@ -399,22 +461,6 @@ class _Job:
     by_channel: bool
 
 
-def _take(array: Array, kept: Array | None, axis: int) -> Array:
-    return array if kept is None else np.take(array, kept, axis=axis)
-
-
 def held_out(batch: Batch) -> NDArray[np.bool_]:
     """Which samples judge, by their content: the same in any order and any batches `(N,)`."""
     return np.asarray(digests(batch) % _HELD == 0)
-
-
-def _behind_removal(flow: Flow, source: Flow) -> list[Linear]:
-    """Linear nodes of the pruned model whose input is not what it was in the source."""
-    changed = {
-        n for n, t in flow.initializers.items() if n not in source.initializers or t.dims != source.initializers[n].dims
-    }
-    dirty: set[str] = set()
-    for k, node in enumerate(flow.nodes):
-        if any(n in changed or n in dirty for n in flow.reads(k)):
-            dirty |= set(node.output)
-    return [x for x in find_linear(flow) if x.x in dirty]

@@ -33,7 +33,7 @@ def give_slots(result: onnx.ModelProto, work: onnx.ModelProto, linears: list[Lin
         stored = numpy_helper.to_array(flow.initializers[linear.weight])
         matrix = linear.matrix(stored)
         outputs = matrix.shape[0] * matrix.shape[2]
-        slot = follow(flow, linear, linear.form.channel_axis(value.rank), value.rank, outputs).slot
+        slot = follow(flow, linear, linear.form.made_axes(value.rank), value.rank, outputs).slot
         if slot is None:
             continue
         shared = len(flow.readers.get(slot.tensor, ())) > 1 or slot.tensor in taken or slot.tensor in flow.outputs

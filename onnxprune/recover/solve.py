@@ -62,7 +62,7 @@ def solve(train: Moments, held: Moments, old: Array, old_bias: Array | None, mod
     biased = old_bias is not None
     judge = held if held.rows else train
     if not biased:
-        train, judge = _about_zero(train), _about_zero(judge)
+        train, judge = about_zero(train), about_zero(judge)
     parts = [train, judge] if held.rows else [train]
     scale = float((weight * judge.yy).sum()) / max(judge.rows, 1) or 1.0
 
@@ -147,7 +147,7 @@ def _spread(parts: Sequence[Moments]) -> Array:
     return result
 
 
-def _about_zero(m: Moments) -> Moments:
+def about_zero(m: Moments) -> Moments:
     """Moments about 0, as if all means were 0."""
     xx = m.xx + m.rows * m.x[:, :, None] * m.x[:, None, :]
     xy = m.xy + m.rows * m.x[:, :, None] * m.y[:, None, :]

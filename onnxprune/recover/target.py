@@ -17,6 +17,7 @@ from onnxprune.statistics.flow import Flow, attributes
 from onnxprune.statistics.linear import Linear
 
 Array = NDArray[np.float64]
+_BIASED = ("Conv", "ConvTranspose", "Gemm")
 
 
 @dataclass
@@ -29,6 +30,7 @@ class Slot:
         position: which input.
         factor: the output is multiplied with this `(M,)` before the vector is added.
         own: an input of the linear node itself.
+        scale: what the node multiplies the vector with (beta of a Gemm).
     """
 
     tensor: str
@@ -36,6 +38,7 @@ class Slot:
     position: int
     factor: Array
     own: bool
+    scale: float = 1.0
 
 
 @dataclass
@@ -56,44 +59,46 @@ class Chain:
     nodes: list[int] = field(default_factory=list)
 
 
-def follow(flow: Flow, linear: Linear, axis: int, rank: int, outputs: int) -> Chain:
+def follow(flow: Flow, linear: Linear, axes: int | tuple[int, ...], rank: int, outputs: int) -> Chain:
     """Follows the output of a linear node.
 
     Args:
         flow: of the model.
         linear: the node.
-        axis: its channel axis.
+        axes: the axis or axes of its output that channels lie on, in the order of its weight's outputs.
         rank: of its output.
         outputs: M, its channels.
     """
+    axes = (axes,) if isinstance(axes, int) else axes
     chain = Chain(_own_slot(flow, linear, outputs), np.ones(outputs))
     name = linear.y
     while len(readers := flow.readers.get(name, [])) == 1 and name not in flow.outputs:
         k, i = readers[0]
         node = flow.nodes[k]
-        if node.op_type in ("Identity", "Dropout") or (node.op_type == "BatchNormalization" and i == 0 and axis == 1):
+        if node.op_type in ("Identity", "Dropout") or (node.op_type == "BatchNormalization" and i == 0 and axes == (1,)):
             if node.op_type == "BatchNormalization" and not _normalize(flow, k, chain):
                 break
         elif node.op_type in ("Add", "Sub", "Mul") and i >= 0 and (i == 0 or node.op_type != "Sub"):
-            if not _combine(flow, k, i, chain, axis, rank):
+            if not _combine(flow, k, i, chain, axes, rank):
                 break
         else:
             break
         chain.nodes.append(k)
         name = node.output[0]
     own = flow.nodes[linear.node]
-    if chain.slot is None and own.op_type != "MatMul" and not (len(own.input) > 2 and own.input[2]):
+    if chain.slot is None and own.op_type in _BIASED and not (len(own.input) > 2 and own.input[2]):
         chain.slot = Slot("", linear.node, 2, np.ones(outputs), own=True)
     return chain
 
 
 def _own_slot(flow: Flow, linear: Linear, outputs: int) -> Slot | None:
     node = flow.nodes[linear.node]
-    if node.op_type == "MatMul" or len(node.input) < 3 or not node.input[2]:
+    if node.op_type not in _BIASED or len(node.input) < 3 or not node.input[2]:
         return None
     held = flow.constant(node.input[2])
     fits = held is not None and held.size == outputs and node.input[2] in flow.initializers
-    return Slot(node.input[2], linear.node, 2, np.ones(outputs), own=True) if fits else None
+    scale = float(attributes(node).get("beta", 1.0))
+    return Slot(node.input[2], linear.node, 2, np.ones(outputs), own=True, scale=scale) if fits else None
 
 
 def _normalize(flow: Flow, k: int, chain: Chain) -> bool:
@@ -108,7 +113,7 @@ def _normalize(flow: Flow, k: int, chain: Chain) -> bool:
     return True
 
 
-def _combine(flow: Flow, k: int, i: int, chain: Chain, axis: int, rank: int) -> bool:
+def _combine(flow: Flow, k: int, i: int, chain: Chain, axes: tuple[int, ...], rank: int) -> bool:
     node = flow.nodes[k]
     other = node.input[1 - i]
     held = flow.constant(other)
@@ -117,7 +122,7 @@ def _combine(flow: Flow, k: int, i: int, chain: Chain, axis: int, rank: int) -> 
             return False
         chain.sums.append((other, chain.factor * (-1 if node.op_type == "Sub" else 1)))
         return True
-    if held.size > 1 and not _per_channel(held.shape, axis, rank, chain.factor.size):
+    if held.size > 1 and not _per_channel(held.shape, axes, rank, chain.factor.size):
         return node.op_type != "Mul" and held.ndim <= rank  # a constant that differs by position: added to both alike
     if node.op_type == "Mul":
         chain.factor = chain.factor * np.asarray(held, np.float64).ravel()
@@ -126,6 +131,8 @@ def _combine(flow: Flow, k: int, i: int, chain: Chain, axis: int, rank: int) -> 
     return True
 
 
-def _per_channel(shape: tuple[int, ...], axis: int, rank: int, channels: int) -> bool:
+def _per_channel(shape: tuple[int, ...], axes: tuple[int, ...], rank: int, channels: int) -> bool:
+    """One number for each channel, in their order."""
     aligned = [1] * (rank - len(shape)) + list(shape)
-    return len(aligned) == rank and aligned[axis] == channels and int(np.prod(aligned)) == channels
+    own = int(np.prod([aligned[a] for a in axes])) if len(aligned) == rank else 0
+    return own == channels == int(np.prod(aligned)) and list(axes) == sorted(axes)

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import onnx
 
-from onnxprune.io.load import copy_structure
 from onnxprune.recover.fit import Fit
+from onnxprune.statistics.convolution import Convolution
 from onnxprune.statistics.flow import Flow, lift
-from onnxprune.statistics.linear import Convolution, Linear, find_linear
+from onnxprune.statistics.linear import Contraction, Form, ShapeOf, find_linear
+from onnxprune.statistics.recurrent import Recurrent, find_recurrent
 
 
 @dataclass(frozen=True)
@@ -36,18 +37,28 @@ class GroupLoss:
     worst_after: float
 
 
-def input_axes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
-    """Axes of each weight along which its linear node reads channels, as it is stored: two for a grouped convolution."""
-    return {x.weight: _axes(x) for x in find_linear(Flow(lift(copy_structure(model))))}
+def input_axes(model: onnx.ModelProto, shape_of: ShapeOf = lambda name: None) -> dict[str, tuple[int, ...]]:
+    """Axes of each weight along which its linear node reads channels, as it is stored: two for a grouped convolution.
+
+    Args:
+        model: the source.
+        shape_of: shapes of its activations, as far as they are known.
+    """
+    flow = Flow(lift(model))
+    found = {x.weight: x.reading.stored_axes(_axes(x.form)) for x in find_linear(flow, shape_of)}
+    for node in find_recurrent(flow):
+        if isinstance(node, Recurrent):  # its units, and what it reads
+            held = node.held[node.w]
+            found[node.weight] = (1, 2) if held.shapes == (held.index.shape,) else tuple(range(len(held.shapes[0])))
+    return found
 
 
-def _axes(linear: Linear) -> tuple[int, ...]:
-    form = linear.form
+def _axes(form: Form) -> tuple[int, ...]:
     if isinstance(form, Convolution):
-        read = (0,) if form.transposed else (1,) if form.groups == 1 else (1, 0)
-    else:
-        read = (1,) if form.flipped else (0,)
-    return read if linear.perm is None else tuple(linear.perm[a] for a in read)
+        return (0,) if form.transposed else (1,) if form.groups == 1 else (1, 0)
+    if isinstance(form, Contraction):
+        return tuple(form.w.index(c) for c in form.summed + form.groups)
+    return (1,) if form.flipped else (0,)
 
 
 def group_losses(

@@ -7,13 +7,14 @@ what is lost is the rounding within one product. Few rows are multiplied in floa
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.statistics.linear import Form
+from onnxprune.statistics.forms import Form, some
 from onnxprune.statistics.moments import Moments
 
 Array = NDArray[Any]
@@ -75,11 +76,11 @@ def _stacked(parts: tuple[Array, ...], dtype: type[Any]) -> Array:
 
 def pieces(form: Form, x: Array, chosen: Array) -> Iterator[tuple[slice, Array]]:
     """Rows of a tensor for some samples at a time: which, and `(n, P, G, K)`; no more than a bounded number of bytes."""
-    width = x.shape[form.channel_axis(x.ndim)] * form.taps
+    width = math.prod(x.shape[a] for a in form.read_axes(x.ndim)) * form.taps
     step = max(PIECE // max(x.itemsize * width * len(chosen), 1), 1)
-    for start in range(0, len(x), step):
+    for start in range(0, x.shape[form.x_lead], step):
         part = slice(start, start + step)
-        yield part, form.rows(x[part], chosen)
+        yield part, form.rows(some(x, form.x_lead, part), chosen)
 
 
 def picked(rows: Array, use: NDArray[np.bool_]) -> Array:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,11 +15,16 @@ from onnx import numpy_helper
 from onnxprune.calibrate.batch import Batch, Samples, batch_size
 from onnxprune.groups.group import Groups
 from onnxprune.statistics.accumulate import Accumulator, picked, pieces
+from onnxprune.statistics.assembly import Assembly, assembly_of
 from onnxprune.statistics.flow import Flow, lift
-from onnxprune.statistics.linear import Convolution, Dense, Linear, find_linear
+from onnxprune.statistics.linear import Convolution, Dense, Form, Linear, find_linear
+from onnxprune.statistics.recurrent import Recurrent, find_recurrent, hidden_labels, with_states
 from onnxprune.statistics.stream import Stream, View
+from onnxprune.trace.labels import Labels
+from onnxprune.trace.value import Value
 
 Array = NDArray[Any]
+_Key = tuple[str, tuple[int, ...]]  # a tensor, and the axes of its channels
 _ROWS = 8  # rows for each channel, at least, where the samples have as many
 _MOST = 65536
 _ELEMENTS = 1e8  # of the rows of all groups; many small groups cost more to read than to multiply
@@ -81,29 +86,25 @@ def channel_statistics(
     Raises:
         ModelError: ONNX Runtime can't run the model on the samples.
     """
-    stream = Stream(lift(model), samples, budget)
-    read: dict[tuple[str, int], list[Linear]] = {}
-    for linear in find_linear(stream.flow):
-        value = groups.trace.values.get(linear.x)
-        if value is not None and value.shape is not None:
-            axis = linear.form.channel_axis(value.rank)
-            f = value.field_on(axis)
-            if f is not None and not f.joint:
-                read.setdefault((linear.x, axis), []).append(linear)
+    stream = Stream(with_states(lift(model)), samples, budget)
+    read: dict[_Key, list[Linear]] = {}
+    known: dict[_Key, list[Labels]] = {}
+    for linear, labels in sorted(_readers(stream.flow, groups), key=lambda pair: stream.flow.producer.get(pair[0].x, -1)):
+        key = linear.x, linear.form.read_axes(len(groups.trace.shape_of(linear.x) or ()) or 4)
+        known[key] = labels
+        read.setdefault(key, []).append(linear)
     result = []
-    together = list(_together(groups, list(read), budget // 2))
+    together = list(_together(groups, {key: labels[0].size for key, labels in known.items()}, budget // 2))
     for k, part in enumerate(together):
-        collectors = []
-        for name, axis in part:
-            f = groups.trace.values[name].field_on(axis)
-            assert f is not None
-            collectors.append(_Collector(name, axis, np.asarray(f.labels, np.int32), samples))
+        collectors = [_Collector(key, known[key][0].size, samples) for key in part]
         for view in stream.walk([name for name, _ in part]):
             progress("reading activations", (k + view.index / len(samples.batches)) / len(together))
             for c in collectors:
                 c.add(view)
         for c in collectors:
-            result += in_blocks(c.result(), read[c.name, c.axis], stream.flow)
+            whole = c.result()
+            for own in known[c.key]:
+                result += in_blocks(replace(whole, labels=own), read[c.key], stream.flow)
     return result
 
 
@@ -112,9 +113,19 @@ def in_blocks(whole: ChannelStatistics, linears: list[Linear], flow: Flow) -> li
 
     A depthwise convolution mixes nothing: who reads it counts.
     """
+
+    def stored(name: str) -> Array:
+        return numpy_helper.to_array(flow.initializers[name])
+
     by_groups: dict[int, list[NDArray[np.float64]]] = {}
     for linear in linears:
-        matrix = linear.matrix(numpy_helper.to_array(flow.initializers[linear.weight]))
+        if linear.y:
+            held = stored(linear.weight)
+        else:  # gates
+            moved = assembly_of(flow, linear.weight, linear.node)
+            assert isinstance(moved, Assembly)
+            held = moved.read(stored)
+        matrix = linear.matrix(held)
         by_groups.setdefault(len(matrix), []).append(matrix)
     result = []
     for count, matrices in by_groups.items():
@@ -125,48 +136,84 @@ def in_blocks(whole: ChannelStatistics, linears: list[Linear], flow: Flow) -> li
     return result
 
 
-def _together(groups: Groups, read: list[tuple[str, int]], room: int) -> Iterator[list[tuple[str, int]]]:
+def _readers(flow: Flow, groups: Groups) -> Iterator[tuple[Linear, list[Labels]]]:
+    """Linear nodes, gates of recurrent nodes among them, with the labels of the channels that they read, group by group."""
+    trace = groups.trace
+    for linear in find_linear(flow, trace.shape_of):
+        value = trace.values.get(linear.x)
+        labels = [] if value is None or value.shape is None else labels_on(value, linear.form.read_axes(value.rank))
+        if labels:
+            yield linear, labels
+    for node in find_recurrent(flow):
+        if isinstance(node, Recurrent) and trace.shape_of(node.x) is not None:
+            of_input, of_states = node.consumers()
+            labels = labels_on(trace.values[node.x], (2,))
+            if labels:
+                yield of_input, labels
+            hidden = hidden_labels(node, trace)
+            if hidden is not None:
+                yield of_states, [hidden.ravel()]
+
+
+def labels_on(value: Value, axes: Sequence[int]) -> list[Labels]:
+    """Labels of all places on some axes of a tensor, flattened in the order of `axes`: once for each field on them."""
+    found = []
+    for f in value.fields:
+        if set(f.axes) <= set(axes):
+            own = [a for a in axes if a in f.axes]
+            turned = f.labels.transpose([f.axes.index(a) for a in own])
+            turned = turned.reshape([value.sizes[a] if a in own else 1 for a in axes])
+            found.append(np.broadcast_to(turned, [value.sizes[a] for a in axes]).astype(np.int32).ravel())
+    return found
+
+
+def _together(groups: Groups, read: Mapping[_Key, int], room: int) -> Iterator[list[_Key]]:
     """Tensors that are looked at in one pass: all of them, if what is collected and a batch of them have room."""
-    part: list[tuple[str, int]] = []
+    part: list[_Key] = []
     taken = 0
-    for name, axis in read:
-        value = groups.trace.values[name]
-        size = 4 * math.prod(value.sizes) + 16 * value.sizes[axis] ** 2
+    for key, channels in read.items():
+        size = 4 * math.prod(groups.trace.shape_of(key[0]) or ()) + 16 * channels**2
         if part and taken + size > room:
             yield part
             part, taken = [], 0
-        part.append((name, axis))
+        part.append(key)
         taken += size
     if part:
         yield part
 
 
 class _Collector:
-    """Moments of one tensor over its channels."""
+    """Moments of one tensor over its channels, which lie on one axis or several."""
 
-    def __init__(self, name: str, axis: int, labels: NDArray[np.int32], samples: Samples) -> None:
-        self.name, self.axis, self.labels, self.samples = name, axis, labels, samples
-        self.form = Dense(axis, False)
-        self.limit = positions_of_each(labels.size, samples)
-        self.rows = Accumulator(1, labels.size, 0, self.limit * samples.count)
-        self.zeros = np.zeros(labels.size)
+    def __init__(self, key: _Key, channels: int, samples: Samples) -> None:
+        self.key, self.channels, self.samples = key, channels, samples
+        self.limit = positions_of_each(channels, samples)
+        self.rows = Accumulator(1, channels, 0, self.limit * samples.count)
+        self.zeros = np.zeros(channels)
 
     def add(self, view: View) -> None:
         """Takes the rows of a batch."""
-        x = view.get(self.name)
-        chosen = spread(self.form.positions(x), self.limit)
-        use = counted_rows(view.batch, self.samples.mask, x, chosen, self.form)
-        for part, rows in pieces(self.form, x, chosen):
+        name, axes = self.key
+        x = view.get(name)
+        if len(axes) > 1 or axes == (0,):
+            x = np.moveaxis(x, axes, range(x.ndim - len(axes), x.ndim))
+            x, axes = x.reshape(*x.shape[: x.ndim - len(axes)], -1), (-1,)
+        axis = -1 if axes[0] == x.ndim - 1 else axes[0]
+        form = Dense(axis, False).arranged(x.shape, batch_size(view.batch))
+        chosen = spread(form.positions(x), self.limit)
+        use = counted_rows(view.batch, self.samples.mask, x, chosen, form)
+        for part, rows in pieces(form, x, chosen):
             flat = picked(rows, use[part])
             self.zeros += (flat <= 0).sum(axis=(0, 1))
             self.rows.add(flat, flat[:, :, :0])
 
     def result(self) -> ChannelStatistics:
-        """Of all batches so far."""
+        """Of all batches so far, without labels."""
         m = self.rows.result()
         count = max(m.rows, 1)
         m.xx /= count
-        return ChannelStatistics(self.name, self.labels, m.rows, m.x[0], m.xx[0], self.zeros / count, [])
+        labels = np.full(self.channels, -1, np.int32)
+        return ChannelStatistics(self.key[0], labels, m.rows, m.x[0], m.xx[0], self.zeros / count, [])
 
 
 def shrunk(covariance: NDArray[np.float64], rows: int) -> NDArray[np.float64]:
@@ -189,15 +236,20 @@ def spread(total: int, limit: int) -> Array:
     return np.sort(np.random.default_rng(total).permutation(total)[:limit])
 
 
-def counted_rows(
-    batch: Batch, mask: str | None, tensor: Array, chosen: Array, form: Dense | Convolution
-) -> NDArray[np.bool_]:
+def counted_rows(batch: Batch, mask: str | None, tensor: Array, chosen: Array, form: Form) -> NDArray[np.bool_]:
     """Rows `(N, P)` of a tensor that count: of real samples, and not of padding."""
     size = batch_size(batch)
-    counted = np.ones((len(tensor), len(chosen)), np.bool_)
-    counted[batch.count * max(len(tensor) // size, 1) :] = False
-    if mask is not None and isinstance(form, Dense) and tensor.ndim == 3:
+    places = form.places(tensor)
+    counted = np.ones((places[0], len(chosen)), np.bool_)
+    counted[batch.count * max(places[0] // size, 1) :] = False
+    if mask is not None and not isinstance(form, Convolution):
         given = batch.feeds[mask]
-        if form.axis in (-1, 2) and given.shape == tensor.shape[:2]:
+        if given.shape == places:
             counted &= given[:, chosen] != 0
     return counted
+
+
+def judging(judges: NDArray[np.bool_], count: int) -> NDArray[np.bool_]:
+    """Which rows of a tensor judge `(count,)`: some for each sample, in order; none where they belong to no sample."""
+    each, rest = divmod(count, len(judges))
+    return np.repeat(judges, each) if each and not rest else np.zeros(count, np.bool_)

@@ -31,7 +31,7 @@ from onnxprune.proof.session import run
 from onnxprune.statistics.channels import ChannelStatistics, in_blocks
 from onnxprune.statistics.flow import Array, Flow, attributes, lift
 from onnxprune.statistics.gaussian import Channels, minus, plus, times
-from onnxprune.statistics.linear import Convolution, Linear, find_linear, stored_source
+from onnxprune.statistics.linear import Convolution, Linear, plain_linear, stored_source
 from onnxprune.trace.value import Value
 
 ALIKE = 0.5
@@ -89,7 +89,7 @@ class _Walk:
     opsets: object
 
     def __post_init__(self) -> None:
-        self.linear = {x.y: x for x in find_linear(self.flow)}
+        self.linear = {x.y: x for x in plain_linear(self.flow)}
         self.known: dict[str, Channels] = {}
         self.left = Counter({name: len(readers) for name, readers in self.flow.readers.items()})
         self.wanted: dict[str, list[Linear]] = {}

@@ -36,6 +36,7 @@ class Flow:
                 self.readers.setdefault(name, []).append((k, -1))
         self.initializers = {t.name: t for t in model.graph.initializer}
         self.outputs = {o.name for o in model.graph.output}
+        self.opsets, self.ir_version = list(model.opset_import), model.ir_version
         self.inputs = {i.name: i for i in model.graph.input if i.name not in self.initializers}
 
     def reads(self, k: int) -> Iterator[str]:

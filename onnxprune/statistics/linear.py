@@ -1,25 +1,36 @@
-"""Linear nodes: an activation times one stored weight. Each is written as `rows(x) @ matrix(weight)` per group.
-
-Rows are the patches an output position sees (im2col; zero padding is part of the patch, so borders are exact), a matrix has
-the taps of a weight in the same order:
-
-    x -> (R, G, K), weight -> (G, K, M), y -> (R, G, M)        R samples x positions, G groups, K channels x taps, M outputs
-"""
+"""Linear nodes: an activation times one stored weight. Each is written as `rows(x) @ matrix(weight)` per group."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.lib.stride_tricks import as_strided
+import onnx
 from numpy.typing import NDArray
 
+from onnxprune.statistics.convolution import Convolution
 from onnxprune.statistics.flow import Flow, attributes
+from onnxprune.statistics.forms import Contraction, Dense, Form
+from onnxprune.statistics.reading import Reading, reading_of
+
+__all__ = [
+    "Contraction",
+    "Convolution",
+    "Declined",
+    "Dense",
+    "Form",
+    "Linear",
+    "find_declined",
+    "find_linear",
+    "plain_linear",
+    "stored_source",
+]
 
 Array = NDArray[Any]
+ShapeOf = Callable[[str], "tuple[int, ...] | None"]
+_LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
 @dataclass(frozen=True)
@@ -32,8 +43,9 @@ class Linear:
         x: the activation it reads.
         y: its output.
         weight: the stored weight.
-        perm: the weight is read transposed by this permutation; None: as it is stored.
+        reading: how the node sees it.
         form: how rows are taken.
+        factor: the product is multiplied with this number.
     """
 
     node: int
@@ -41,229 +53,212 @@ class Linear:
     x: str
     y: str
     weight: str
-    perm: tuple[int, ...] | None
+    reading: Reading
     form: Form
+    factor: float = 1.0
 
     def matrix(self, stored: Array) -> Array:
         """Float64 `(G, K, M)` of the stored weight."""
-        read = stored if self.perm is None else stored.transpose(self.perm)
-        return self.form.matrix(np.asarray(read, np.float64))
+        return self.factor * self.form.matrix(np.asarray(self.reading.read(stored), np.float64))
 
     def stored(self, matrix: Array, like: Array) -> Array:
         """The inverse of `matrix`, in the shape and type of the stored weight."""
-        shape = like.shape if self.perm is None else tuple(like.shape[p] for p in self.perm)
-        read = self.form.weight(matrix, shape)
-        return np.ascontiguousarray(read if self.perm is None else read.transpose(np.argsort(self.perm))).astype(like.dtype)
+        return self.reading.write(self.form.weight(matrix / self.factor, self.reading.sizes)).astype(like.dtype)
 
 
 @dataclass(frozen=True)
-class Dense:
-    """x (.., K, ..) with the channels on `axis`, W (K, M), or (M, K) where `flipped`."""
+class Declined:
+    """A node that multiplies an activation with something stored, but is not written as rows times a matrix.
 
-    axis: int
-    flipped: bool
+    Attributes:
+        node: its index in the main graph.
+        name: of the node, or its output.
+        x: the activation it reads.
+        y: its output.
+        weight: the stored weight, or what is made of it.
+        reason: why.
+    """
 
-    def matrix(self, weight: Array) -> Array:
-        """`(1, K, M)`."""
-        return (weight.T if self.flipped else weight)[None]
-
-    def weight(self, matrix: Array, shape: tuple[int, ...]) -> Array:
-        """The inverse of `matrix`."""
-        return np.asarray(matrix[0].T if self.flipped else matrix[0])
-
-    def channel_axis(self, rank: int) -> int:
-        """Axis of channels in x and in y."""
-        return self.axis % rank
-
-    @property
-    def taps(self) -> int:
-        """Elements of a row for each channel."""
-        return 1
-
-    def positions(self, y: Array) -> int:
-        """Output positions of a sample."""
-        return int(np.prod(y.shape[1:], dtype=np.int64)) // max(y.shape[self.axis], 1) if y.ndim > 1 else 1
-
-    def rows(self, x: Array, chosen: Array) -> Array:
-        """Rows `(N, P, 1, K)` at chosen positions."""
-        flat = np.moveaxis(x, self.axis, -1).reshape(len(x), -1, x.shape[self.axis])
-        return np.asarray(flat[:, chosen, None, :])
-
-    def outputs(self, y: Array, chosen: Array) -> Array:
-        """Outputs `(N, P, 1, M)` at chosen positions."""
-        return self.rows(y, chosen)
+    node: int
+    name: str
+    x: str
+    y: str
+    weight: str
+    reason: str
 
 
-@dataclass(frozen=True)
-class Convolution:
-    """x (N, C, ...), W (C_out, C/G, ...); `transposed`: W (C, C_out/G, ...), a convolution over x with zeros between."""
-
-    kernel: tuple[int, ...]
-    strides: tuple[int, ...]
-    dilations: tuple[int, ...]
-    pads: tuple[int, ...]
-    auto_pad: str
-    groups: int
-    transposed: bool
-    extra: tuple[int, ...] = ()
-
-    def matrix(self, weight: Array) -> Array:
-        """`(G, C/G * taps, M)`."""
-        g = self.groups
-        if self.transposed:  # (G, C/G, M, k) -> (G, C/G, k, M), taps turned round
-            parts = weight.reshape(g, weight.shape[0] // g, weight.shape[1], *weight.shape[2:])
-            parts = np.flip(parts, axis=tuple(range(3, parts.ndim)))
-            parts = parts.reshape(*parts.shape[:3], -1).transpose(0, 1, 3, 2)
-            return np.ascontiguousarray(parts).reshape(g, -1, weight.shape[1])
-        return weight.reshape(g, weight.shape[0] // g, -1).transpose(0, 2, 1)
-
-    def weight(self, matrix: Array, shape: tuple[int, ...]) -> Array:
-        """The inverse of `matrix`."""
-        g = self.groups
-        if self.transposed:
-            parts = matrix.reshape(g, shape[0] // g, -1, shape[1]).transpose(0, 1, 3, 2)
-            parts = parts.reshape(g, shape[0] // g, shape[1], *shape[2:])
-            return np.flip(parts, axis=tuple(range(3, parts.ndim))).reshape(shape)
-        return matrix.transpose(0, 2, 1).reshape(shape)
-
-    def channel_axis(self, rank: int) -> int:
-        """Axis of channels in x and in y."""
-        return 1
-
-    @property
-    def taps(self) -> int:
-        """Elements of a row for each channel."""
-        return math.prod(self.kernel)
-
-    def positions(self, y: Array) -> int:
-        """Output positions of a sample."""
-        return int(np.prod(y.shape[2:], dtype=np.int64))
-
-    def padding(self, sizes: Sequence[int]) -> list[tuple[int, int]]:
-        """Zeros before and behind each spatial axis (of the stretched input, where it is transposed)."""
-        n = len(self.kernel)
-        reach = [d * (k - 1) for k, d in zip(self.kernel, self.dilations, strict=True)]
-        if self.transposed:
-            pairs = [(reach[i] - self.pads[i], reach[i] - self.pads[i + n] + self.extra[i]) for i in range(n)]
-            return pairs
-        if self.auto_pad in ("SAME_UPPER", "SAME_LOWER"):
-            result = []
-            for size, stride, r in zip(sizes, self.strides, reach, strict=True):
-                total = max((-(-size // stride) - 1) * stride + r + 1 - size, 0)
-                small, large = total // 2, total - total // 2
-                result.append((small, large) if self.auto_pad == "SAME_UPPER" else (large, small))
-            return result
-        return [(0, 0)] * n if self.auto_pad == "VALID" else [(self.pads[i], self.pads[i + n]) for i in range(n)]
-
-    def rows(self, x: Array, chosen: Array) -> Array:
-        """Rows `(N, P, G, C/G * taps)` at chosen output positions, in row-major order of the output."""
-        sizes, strides = x.shape[2:], self.strides
-        if self.transposed:
-            stretched = np.zeros((*x.shape[:2], *[(s - 1) * t + 1 for s, t in zip(sizes, strides, strict=True)]), x.dtype)
-            stretched[(slice(None), slice(None), *[slice(None, None, t) for t in strides])] = x
-            x, sizes, strides = stretched, stretched.shape[2:], (1,) * len(strides)
-        pads = self.padding(sizes)
-        crop = tuple(slice(max(-a, 0), s - max(-b, 0)) for (a, b), s in zip(pads, sizes, strict=True))
-        x = x[(slice(None), slice(None), *crop)]
-        if any(a > 0 or b > 0 for a, b in pads):
-            x = np.pad(x, [(0, 0), (0, 0), *[(max(a, 0), max(b, 0)) for a, b in pads]])
-        spans = [d * (k - 1) + 1 for k, d in zip(self.kernel, self.dilations, strict=True)]
-        out = [(s - span) // t + 1 for s, span, t in zip(x.shape[2:], spans, strides, strict=True)]
-        steps = x.strides[2:]
-        view = as_strided(
-            x,
-            (*x.shape[:2], *out, *self.kernel),
-            (*x.strides[:2], *[s * t for s, t in zip(steps, strides, strict=True)]
-             , *[s * d for s, d in zip(steps, self.dilations, strict=True)]),
-            writeable=False,
-        )  # fmt: skip
-        places: tuple[Any, ...] = (slice(None), slice(None), *np.unravel_index(chosen, out))
-        picked = view[places]  # (N, C, P, kernel...)
-        picked = np.moveaxis(picked, 2, 1)
-        return np.asarray(picked.reshape(len(x), len(chosen), self.groups, -1))
-
-    def outputs(self, y: Array, chosen: Array) -> Array:
-        """Outputs `(N, P, G, M)` at chosen positions."""
-        flat = y.reshape(*y.shape[:2], -1)[:, :, chosen]
-        return np.moveaxis(flat, 1, 2).reshape(len(y), len(chosen), self.groups, -1)
+_Found = tuple[str, str, Form, float] | tuple[str, str, str]  # x, weight, form, factor; or x, weight, reason
 
 
-Form = Dense | Convolution
+def find_linear(flow: Flow, shape_of: ShapeOf = lambda name: None) -> list[Linear]:
+    """All linear nodes of the main graph, in order.
+
+    Args:
+        flow: of the model.
+        shape_of: shapes of activations at any one size of the symbolic dimensions, as far as they are known. Weights of
+            more than two axes, and ellipses, need them.
+    """
+    return [x for x in _find(flow, shape_of) if isinstance(x, Linear)]
 
 
-def find_linear(flow: Flow) -> list[Linear]:
-    """All linear nodes of the main graph, in order."""
-    result = []
-    for k, node in enumerate(flow.nodes):
-        read = _READ.get((node.domain, node.op_type))
-        found = read(flow, node) if read and flow.varying[k] else None
-        if found is not None:
-            x, weight, form = found
-            source, perm = stored_source(flow, weight)
-            if source:
-                result.append(Linear(k, node.name or node.output[0], x, node.output[0], source, perm, form))
-    return result
+def plain_linear(flow: Flow) -> list[Linear]:
+    """The convolutions and matrix products among them, whose channels lie on one axis."""
+    return [x for x in find_linear(flow) if not isinstance(x.form, Contraction)]
 
 
 def stored_source(flow: Flow, name: str) -> tuple[str, tuple[int, ...] | None]:
-    """The initializer that a tensor is, but for Transpose and Identity nodes; an empty name where it is something else."""
+    """The initializer that a tensor is, but for a permutation of its axes; an empty name where it is something else."""
+    found = reading_of(flow, name)
+    if isinstance(found, str) or not all(turned for turned, _ in found[1].steps):
+        return "", None
     perm: tuple[int, ...] | None = None
-    while name not in flow.initializers:
-        k = flow.producer.get(name)
-        if k is None or flow.nodes[k].op_type not in ("Transpose", "Identity") or flow.varying[k]:
-            return "", None
-        node = flow.nodes[k]
-        if node.op_type == "Transpose":
-            given = attributes(node).get("perm")
-            rank = _rank(flow, node.input[0])
-            own = tuple(given) if given is not None else tuple(reversed(range(rank)))
-            perm = own if perm is None else tuple(own[p] for p in perm)
-        name = node.input[0]
-    return name, perm
+    for _, step in found[1].steps:
+        perm = step if perm is None else tuple(perm[p] for p in step)
+    return found[0], perm
 
 
-def _rank(flow: Flow, name: str) -> int:
-    while name not in flow.initializers and name in flow.producer:
-        name = flow.nodes[flow.producer[name]].input[0]
-    return len(flow.initializers[name].dims) if name in flow.initializers else 0
+def find_declined(flow: Flow, shape_of: ShapeOf = lambda name: None) -> list[Declined]:
+    """The nodes that could be linear ones but are not read as such, in order."""
+    return [x for x in _find(flow, shape_of) if isinstance(x, Declined)]
 
 
-def _weight_shape(flow: Flow, name: str) -> tuple[int, ...] | None:
-    source, perm = stored_source(flow, name)
-    if not source:
-        return None
-    dims = tuple(flow.initializers[source].dims)
-    return dims if perm is None else tuple(dims[p] for p in perm)
+def _find(flow: Flow, shape_of: ShapeOf) -> Iterator[Linear | Declined]:
+    for k, node in enumerate(flow.nodes):
+        read = _READ.get((node.domain, node.op_type))
+        if read is None or not flow.varying[k]:
+            continue
+        found = read(flow, node, shape_of)
+        if found is None:
+            continue
+        name = node.name or node.output[0]
+        x, weight = found[:2]
+        source = reading_of(flow, weight)
+        if isinstance(found[2], str) or isinstance(source, str):
+            reason = found[2] if isinstance(found[2], str) else str(source)
+            yield Declined(k, name, x, node.output[0], weight, reason)
+        else:
+            yield Linear(k, name, x, node.output[0], *source, found[2], found[3] if len(found) > 3 else 1.0)
 
 
-def _matmul(flow: Flow, node: Any) -> tuple[str, str, Form] | None:
+def _stored(flow: Flow, name: str) -> bool:
+    """Nothing that is fed is in it."""
+    return name in flow.initializers or (name in flow.producer and not flow.varying[flow.producer[name]])
+
+
+def _shape(flow: Flow, name: str) -> tuple[int, ...]:
+    """Shape of a stored tensor behind its reading; `()` where it is something else."""
+    source = reading_of(flow, name)
+    return () if isinstance(source, str) else source[1].sizes
+
+
+def _matmul(flow: Flow, node: onnx.NodeProto, shape_of: ShapeOf) -> _Found | None:
+    """Products x @ W or W @ x."""
     left, right = node.input[:2]
-    shape = _weight_shape(flow, right)
-    if shape is not None and len(shape) == 2:
-        return left, right, Dense(-1, False)
-    shape = _weight_shape(flow, left)
-    if shape is not None and len(shape) == 2:
-        return right, left, Dense(-2, True)
-    return None
-
-
-def _gemm(flow: Flow, node: Any) -> tuple[str, str, Form] | None:
-    given = attributes(node)
-    shape = _weight_shape(flow, node.input[1])
-    plain = given.get("alpha", 1.0) == 1.0 and given.get("beta", 1.0) == 1.0 and not given.get("transA", 0)
-    return (node.input[0], node.input[1], Dense(-1, bool(given.get("transB", 0)))) if plain and shape is not None else None
-
-
-def _conv(flow: Flow, node: Any) -> tuple[str, str, Form] | None:
-    given = attributes(node)
-    shape = _weight_shape(flow, node.input[1])
-    if shape is None or given.get("activation") or len(node.input) > 3:
+    stored = [_stored(flow, n) for n in (left, right)]
+    if stored[0] == stored[1]:
         return None
-    kernel = tuple(shape[2:])
+    x, weight = (right, left) if stored[0] else (left, right)
+    sizes = _shape(flow, weight)
+    if len(sizes) == 2:
+        return x, weight, Dense(-2, True) if stored[0] else Dense(-1, False), 1.0
+    if len(sizes) < 2:
+        why = reading_of(flow, weight)
+        return x, weight, why if isinstance(why, str) and why else "its weight is a vector"
+    shape = shape_of(x)
+    if shape is None or len(shape) < 2:
+        return x, weight, "the shape of what its weight multiplies is not known"
+    return x, weight, _batched(shape, sizes, left=stored[0]), 1.0
+
+
+def _batched(shape: tuple[int, ...], sizes: tuple[int, ...], *, left: bool) -> Contraction:
+    """A matrix product whose weight has axes in front of its matrix."""
+    rank = max(len(shape), len(sizes))
+    x, w, y = "", "", ""
+    for i in range(rank - 2):
+        a = shape[i - rank + len(shape)] if i >= rank - len(shape) else 0
+        b = sizes[i - rank + len(sizes)] if i >= rank - len(sizes) else 0
+        letter = "1" if max(a, b) == 1 else _LETTERS[i]
+        x += "" if not a else "1" if a == 1 else letter
+        w += "" if not b else "1" if b == 1 else letter
+        y += letter
+    k, s, m = "KSM"
+    return Contraction(x + k + s, w + m + k, y + m + s) if left else Contraction(x + s + k, w + k + m, y + s + m)
+
+
+def _einsum(flow: Flow, node: onnx.NodeProto, shape_of: ShapeOf) -> _Found | None:
+    """Two operands, one of them stored."""
+    stored = [i for i, n in enumerate(node.input) if _stored(flow, n)]
+    if not stored or len(stored) == len(node.input):
+        return None
+    w = stored[0]
+    x = next(i for i in range(len(node.input)) if i not in stored)
+    names = node.input[x], node.input[w]
+    if len(node.input) != 2:
+        return *names, f"an Einsum of {len(node.input)} operands"
+    terms, arrow, y = attributes(node)["equation"].replace(" ", "").partition("->")
+    parts = terms.split(",")
+    if not arrow:
+        every = "".join(parts).replace("...", "")
+        y = ("..." if "..." in terms else "") + "".join(c for c in sorted(set(every)) if every.count(c) == 1)
+    if "..." in parts[w]:
+        return *names, "an Einsum with an ellipsis in its weight"
+    if "..." in parts[x]:
+        shape = shape_of(names[0])
+        count = -1 if shape is None else len(shape) - len(parts[x]) + 3
+        unused = [c for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZ" + _LETTERS if c not in terms]
+        if count < 0 or count > len(unused):
+            return *names, "an Einsum with an ellipsis of unknown length"
+        if "..." not in y and count:
+            return *names, "an Einsum that sums over its ellipsis"
+        parts[x], y = (t.replace("...", "".join(unused[:count])) for t in (parts[x], y))
+    form = Contraction(parts[x], parts[w], y)
+    if any(len(set(t)) < len(t) for t in (*parts, y)):
+        return *names, "an Einsum that reads a diagonal"
+    if any(c not in y and not (c in parts[0] and c in parts[1]) for c in set("".join(parts))):
+        return *names, "an Einsum that sums over an axis of one operand alone"
+    if not form.summed:
+        return *names, "an Einsum that sums over no channel"
+    if not any(c in parts[x] and c in y and c not in parts[w] for c in parts[x]):
+        return *names, "an Einsum without an axis of samples"
+    known = dict(zip(parts[x], shape_of(names[0]) or (), strict=False))
+    sizes = dict(zip(parts[w], _shape(flow, names[1]), strict=False))
+    if any(sizes.get(c, n) != n and 1 in (n, sizes[c]) for c, n in known.items() if c in parts[w]):
+        return *names, "an Einsum that broadcasts"
+    return *names, form, 1.0
+
+
+def _gemm(flow: Flow, node: onnx.NodeProto, shape_of: ShapeOf) -> _Found | None:
+    """The product alpha * A @ B + beta * C."""
+    given = attributes(node)
+    x, weight = node.input[:2]
+    if _stored(flow, x) or not _stored(flow, weight):
+        turned = _stored(flow, x) and not _stored(flow, weight)
+        return (weight, x, "a Gemm with its weight on the left") if turned else None
+    if given.get("alpha", 1.0) == 0.0:
+        return x, weight, "a Gemm whose alpha is 0"
+    if len(node.input) > 2 and node.input[2]:
+        bias = flow.constant(node.input[2])
+        sizes = _shape(flow, weight)
+        outputs = sizes[0 if given.get("transB", 0) else 1] if len(sizes) == 2 else -1
+        if bias is None or bias.size != outputs or given.get("beta", 1.0) == 0.0:
+            return x, weight, "a Gemm that adds something else than one stored number for each output"
+    form: Form = Dense(-1, bool(given.get("transB", 0)))
+    if given.get("transA", 0):
+        form = Contraction("kn", "mk" if given.get("transB", 0) else "km", "nm")
+    return x, weight, form, float(given.get("alpha", 1.0))
+
+
+def _conv(flow: Flow, node: onnx.NodeProto, shape_of: ShapeOf) -> _Found | None:
+    """Conv and ConvTranspose."""
+    given = attributes(node)
+    x, weight = node.input[:2]
+    if not _stored(flow, weight):
+        return None
+    kernel = _shape(flow, weight)[2:]
     n = len(kernel)
     transposed = node.op_type == "ConvTranspose"
     if transposed and (given.get("output_shape") or given.get("auto_pad", "NOTSET") != "NOTSET"):
-        return None
+        return x, weight, "a ConvTranspose whose padding follows from its output"
     form = Convolution(
         kernel,
         tuple(given.get("strides", [1] * n)),
@@ -274,7 +269,35 @@ def _conv(flow: Flow, node: Any) -> tuple[str, str, Form] | None:
         transposed,
         tuple(given.get("output_padding", [0] * n)),
     )
-    return node.input[0], node.input[1], form
+    return x, weight, form, 1.0
 
 
-_READ = {("", "MatMul"): _matmul, ("", "Gemm"): _gemm, ("", "Conv"): _conv, ("", "ConvTranspose"): _conv}
+def _other(reason: str, position: int = 1) -> _Read:
+    """Reads no node, but says why."""
+
+    def read(flow: Flow, node: onnx.NodeProto, shape_of: ShapeOf) -> _Found | None:
+        names = node.input[0], node.input[position]
+        return (*names, reason) if _stored(flow, names[1]) else None
+
+    return read
+
+
+_Read = Callable[[Flow, onnx.NodeProto, ShapeOf], _Found | None]
+_INTEGER = "its weight is quantized: prune the float model, then quantize it"
+_READ: dict[tuple[str, str], _Read] = {
+    ("", "MatMul"): _matmul,
+    ("", "Gemm"): _gemm,
+    ("", "Einsum"): _einsum,
+    ("", "Conv"): _conv,
+    ("", "ConvTranspose"): _conv,
+    ("", "DeformConv"): _other("a DeformConv, whose rows depend on its offsets"),
+    ("", "ConvInteger"): _other(_INTEGER),
+    ("", "MatMulInteger"): _other(_INTEGER),
+    ("", "QLinearConv"): _other(_INTEGER, 3),
+    ("", "QLinearMatMul"): _other(_INTEGER, 3),
+    ("com.microsoft", "MatMulNBits"): _other(_INTEGER),
+    ("com.microsoft", "FusedConv"): _other("a FusedConv, whose activation function is inside"),
+    ("com.microsoft", "FusedGemm"): _other("a FusedGemm, whose activation function is inside"),
+    ("com.microsoft", "FusedMatMul"): _other("a FusedMatMul of ONNX Runtime's own optimizer"),
+    ("com.microsoft", "Attention"): _other("an Attention whose projection is inside"),
+}

@@ -30,6 +30,7 @@ from onnxprune.errors import ModelError
 from onnxprune.groups.group import Group, Groups
 from onnxprune.proof.session import first_line, open_session
 from onnxprune.proof.widen import is_narrow
+from onnxprune.statistics.channels import labels_on
 from onnxprune.statistics.flow import Flow, lift
 from onnxprune.statistics.linear import Convolution, Linear, find_linear
 
@@ -100,14 +101,14 @@ def _places(flow: Flow, groups: Groups, measured: Sequence[Group]) -> list[_Plac
         for c in _classes(group):
             owners.setdefault(c, set()).add(group.id)
     places = []
-    for linear in find_linear(flow):
+    for linear in find_linear(flow, groups.trace.shape_of):
         value, made = groups.trace.values.get(linear.x), groups.trace.values.get(linear.y)
         if value is None or made is None or value.shape is None or made.dtype not in _FLOATS:
             continue
-        f = value.field_on(linear.form.channel_axis(value.rank))
-        if f is None or f.joint or _is_depthwise(flow, linear):
+        labels = labels_on(value, linear.form.read_axes(value.rank))
+        if not labels or _is_depthwise(flow, linear):
             continue
-        classes = np.unique(groups.classes.of_label[f.labels[f.labels >= 0]])
+        classes = np.unique(groups.classes.of_label[np.concatenate(labels)])
         ids = frozenset(g for c in classes.tolist() for g in owners.get(c, ()))
         if ids:
             dtype = helper.tensor_dtype_to_np_dtype(int(made.dtype))

@@ -66,6 +66,11 @@ class Trace:
         """Values of the main graph by tensor name."""
         return self.inferred.scopes[id(self.graph)]
 
+    def shape_of(self, name: str) -> tuple[int, ...] | None:
+        """Shape of a tensor of the main graph at the traced sizes, where it is known."""
+        value = self.values.get(name)
+        return None if value is None else value.shape
+
 
 def trace(graph: gs.Graph, shapes: Mapping[str, Sequence[int]], inferred: Inferred | None = None) -> Trace:
     """Traces a graph at concrete input shapes. The graph is not changed.

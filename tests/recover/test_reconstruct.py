@@ -213,19 +213,6 @@ def test_half_precision():
     assert all(f.lost_after < 1e-2 for f in result.report.fits)
 
 
-def test_shared_weights_are_left_alone():
-    text = """(float[N, 5] x) => (float[N, 5] y) {
-      a = MatMul (x, w1)
-      b = Relu (a)
-      c = MatMul (b, w2)
-      d = MatMul (c, w1)
-      e = Relu (d)
-      y = MatMul (e, w2)
-    }"""
-    result = onnxprune.prune(make(text, dict(w1=normal(5, 12), w2=normal(12, 5))), ratio=0.5, data=samples((5,)))
-    assert all(f.kind == "none" and "several nodes" in f.reason for f in result.report.fits) and result.report.fits
-
-
 def test_weights_in_constant_nodes():
     text, weights, shape = CASES["gemm"]
     model = make(text, weights)

@@ -61,3 +61,21 @@ def test_every_fit_of_the_mobilenet_belongs_to_a_group_that_lost_units():
     assert after == sorted(after, reverse=True)
     total = sum(loss.lost_after * loss.nodes for loss in report.losses)
     assert total == pytest.approx(np.sum([f.lost_after for f in report.fits]))
+
+
+def test_axes_of_inputs_that_are_moved_about():
+    model = make(
+        """(float[N, 7, 8] x) => (float[7, 1, N, 4] y) {
+          a = Reshape (heads, s)
+          b = MatMul (x, a)
+          c = Einsum <equation = "bsc,chd->bshd"> (b, split)
+          d = Einsum <equation = "bshd,mhd->bsm"> (c, joined)
+          t = Transpose <perm = [1, 0, 2]> (d)
+          y = GRU <hidden_size = 4> (t, w, r)
+        }""",
+        {
+            "heads": (2, 4, 6), "s": np.array([8, 6]), "split": (6, 2, 3), "joined": (5, 2, 3), "w": (1, 12, 5),
+            "r": (1, 12, 4),
+        },
+    )  # fmt: skip
+    assert input_axes(model) == {"heads": (0, 1), "split": (0,), "joined": (1, 2), "w": (1, 2)}
