@@ -106,6 +106,11 @@ class ViTLegacy(Fashion):
         Setting("FFN 50 %", {"ratio": 0.5, "attention": "off"}),
         Setting("FFN 50 %, heads 50 %", {"ratio": 0.5}, targets=(DROP_2,)),
         Setting("FFN 50 %, head dimensions 50 %", {"ratio": 0.5, "attention": "head-dim"}, targets=(DROP_2,)),
+        Setting(
+            "FFN 50 %, half of all heads, by global ranking",
+            {"ratio": 0.5, "ranking": "global", "ratios": {"*up.bias": 0.5}},
+            targets=(DROP_2,),
+        ),
         Setting("half of the MACs, global ranking", {"ranking": "global", "target": {"macs": 0.502}}, targets=(DROP_2,)),
     )
 

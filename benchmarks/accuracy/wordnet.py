@@ -1,6 +1,6 @@
 """MiniLM on WordNet: which of 500 nouns is it that the gloss defines?
 
-Evaluation: 500 nouns and the first part of their gloss. Calibration: glosses of other nouns.
+Evaluation: 500 nouns and the first part of their gloss. Calibration: other nouns and glosses, for the model embeds both.
 """
 
 from __future__ import annotations
@@ -68,6 +68,7 @@ class MiniLM(Task):
     shown = ("drop", "mrr", "cosine")
     shapes: ClassVar = {"ids": (1, 32), "mask": (1, 32)}
     mask = "mask"
+    samples, few = 2048, 512
     settings = (
         Setting("x 0.75 MACs", {"ignore": ("pos",)}, 0.75, targets=(Target("cosine", ">=", 0.975), Target("drop", "<=", 2))),
         Setting("x 0.67 MACs", {"ignore": ("pos",)}, 0.67, targets=(Target("cosine", ">=", 0.95),)),
@@ -80,7 +81,7 @@ class MiniLM(Task):
     )
 
     def pool(self) -> Feeds:
-        return _tokens([gloss for _, gloss in _shuffled()[QUERIES:]])
+        return _tokens([text for pair in _shuffled()[QUERIES:] for text in pair])
 
     def trim(self, feeds: Feeds) -> Feeds:
         longest = int(feeds["mask"].sum(1).max())
