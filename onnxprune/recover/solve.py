@@ -69,15 +69,19 @@ def solve(train: Moments, held: Moments, old: Array, old_bias: Array | None, mod
     def loss(matrix: Array, bias: Array | None, moments: Moments) -> float:
         return float((weight * squared_error(moments, matrix, bias)).sum())
 
-    candidates: list[tuple[Mode, float, Array]] = [("none", 0.0, old)]
+    def built(kind: Mode, strength: float) -> Array:  # one at a time: outputs can be many
+        return _ridge(train, old, strength) if kind == "lsq" else _affine(train, old) if kind == "affine" else old
+
+    candidates: list[tuple[Mode, float]] = [("none", 0.0)]
     if mode != "none" and biased:
-        candidates.append(("bias", 0.0, old))
+        candidates.append(("bias", 0.0))
     if mode in ("affine", "lsq"):
-        candidates.append(("affine", 0.0, _affine(train, old)))
+        candidates.append(("affine", 0.0))
     if mode == "lsq":
-        candidates += [("lsq", s, _ridge(train, old, s)) for s in STRENGTHS]
+        candidates += [("lsq", s) for s in STRENGTHS]
     scored = []
-    for kind, strength, matrix in candidates:
+    for kind, strength in candidates:
+        matrix = built(kind, strength)
         bias = old_bias if kind == "none" else _shift(train, matrix) if biased else None
         value = loss(matrix, bias, judge)
         scored.append((value if np.isfinite(value) else np.inf, kind, strength))
