@@ -71,7 +71,7 @@ def save_text(text: str, path: str | os.PathLike[str]) -> None:
     save_bytes(text.encode(), path)
 
 
-def save_bytes(data: bytes, path: str | os.PathLike[str]) -> None:
+def save_bytes(data: bytes | memoryview, path: str | os.PathLike[str]) -> None:
     """Writes a file, atomically.
 
     Raises:
