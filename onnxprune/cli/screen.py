@@ -7,11 +7,18 @@ import json
 import math
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, RenderableType
+
+from onnxprune.cli.pace import Pace
+
+if TYPE_CHECKING:
+    from rich.progress import Task
+    from rich.text import Text
 
 _WIDTH_OF_A_PIPE = 120
 
@@ -72,12 +79,41 @@ class Screen:
         if self.quiet or not self.err.is_terminal:
             yield lambda what, share: None
             return
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+        from rich.table import Column
+        from rich.text import Text
 
-        columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
-        with Progress(*columns, console=self.err, transient=True) as bar:
+        pace, start = Pace(), time.monotonic()
+
+        class Left(TextColumn):
+            """Minutes and seconds that are left, where that can be told."""
+
+            def render(self, task: Task) -> Text:
+                return Text(left_text(pace.left(time.monotonic() - start)), style="progress.remaining")
+
+        columns = (
+            TextColumn("{task.description}", markup=False, table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
+            BarColumn(bar_width=16),
+            TaskProgressColumn(),
+            TimeElapsedColumn(),
+            Left(""),
+        )
+        with Progress(*columns, console=self.err, transient=True, expand=True) as bar:
             task = bar.add_task("", total=1.0)
-            yield lambda what, share: bar.update(task, description=what, completed=min(share, 1.0))
+
+            def show(what: str, share: float) -> None:
+                bar.update(task, description=what, completed=pace(time.monotonic() - start, share))
+
+            yield show
+
+
+def left_text(seconds: float | None) -> str:
+    """Such as `1:05 left`; spaces where it can't be told."""
+    if seconds is None:
+        return " " * 9
+    minutes, rest = divmod(math.ceil(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02} left" if hours else f"{minutes}:{rest:02} left".rjust(9)
 
 
 def to_json(data: Mapping[str, Any]) -> str:
