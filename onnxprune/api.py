@@ -19,6 +19,7 @@ from onnxprune.errors import ModelError, NothingToPruneError, PlanError, UsageEr
 from onnxprune.groups.build import build
 from onnxprune.groups.classes import Mask
 from onnxprune.groups.group import Groups
+from onnxprune.io.journal import Journal
 from onnxprune.io.load import load_model, model_size, sha256_model
 from onnxprune.io.share import share_initializers
 from onnxprune.io.surgeon import import_graph
@@ -34,6 +35,7 @@ from onnxprune.recover.merge import merge_channels
 from onnxprune.recover.normalization import at_home, brought_back
 from onnxprune.recover.reconstruct import reconstruct as fit
 from onnxprune.recover.solve import Mode
+from onnxprune.report.effort import effort
 from onnxprune.report.evaluate import evaluate as run_evaluation
 from onnxprune.report.fidelity import fidelity
 from onnxprune.report.losses import group_losses, input_axes
@@ -45,6 +47,7 @@ from onnxprune.select.target import Quantity, choose_to_target
 from onnxprune.statistics.channels import channel_statistics
 from onnxprune.statistics.expected import Expected, expected_statistics
 from onnxprune.statistics.gate_gradients import gate_gradients
+from onnxprune.statistics.providers import parse_providers
 from onnxprune.statistics.sensitivity import output_sensitivity
 from onnxprune.statistics.stream import at_hand
 from onnxprune.surgery.apply import apply_alive
@@ -53,6 +56,7 @@ from onnxprune.trace.tracer import trace
 Source = str | os.PathLike[str] | onnx.ModelProto
 Progress = Callable[[str, float], None]
 _DRAWN = 4  # random inputs for normalizations
+_SHARES = {"select": (0.3, 0.4), "surgery": (0.4, 0.9), "report": (0.9, 1.0)}  # of a run without data
 Data = Any  # whatever `onnxprune.calibrate.read.read_samples` takes
 
 
@@ -93,6 +97,8 @@ def prune(
     merge: bool = False,
     lossless: bool = False,
     memory: int = 2 << 30,
+    providers: Sequence[str] = (),
+    resume: str | os.PathLike[str] | None = None,
     shapes: Mapping[str, Sequence[int]] | None = None,
     check: bool = True,
     seed: int = 0,
@@ -128,6 +134,10 @@ def prune(
         lossless: remove only what provably does nothing: dead and constant channels, duplicates, positive multiples, what
             nobody reads; `ratio`, `criterion` and the like do not count then.
         memory: bytes of activations that are held; what goes beyond lies in temporary files.
+        providers: ONNX Runtime's execution providers that calibration samples run on, in order of preference: `cpu`,
+            `cuda:device_id=1`; the CPU where none is given.
+        resume: folder for finished statistics and fits. A second call with the same inputs and the same folder goes on from
+            there, with the same result; what other calls left there is not looked at.
         shapes: concrete shapes of inputs with symbolic dimensions; chosen where not given.
         check: verify with random inputs, and put back groups that fail.
         seed: of the random inputs.
@@ -135,7 +145,7 @@ def prune(
 
     Raises:
         ModelError: the model can't be read or is not valid.
-        UsageError: an option is out of range or a glob matches nothing.
+        UsageError: an option is out of range, a glob matches nothing, a provider is absent, or `resume` can't be written to.
         BudgetError: the target can't be reached.
         NothingToPruneError: no unit can go.
     """
@@ -152,12 +162,14 @@ def prune(
     options = Options(
         share, dict(ratios or {}), name, ranking, round_to, min_channels, tuple(ignore), tuple(only), attention
     )
+    run_on = parse_providers(providers)
+    journal = None if resume is None else Journal(resume)
     tell = progress or (lambda stage, done: None)
     clock = _Clock()
     tell("load", 0.0)
     source = _model(model)
     clock("load")
-    tell("trace", 0.1)
+    tell("trace", 0.0)
     prepared, groups = _analyze(source, width, shapes)
     clock("trace")
     found = None if data is None else at_hand(_samples(data, source, samples, mask, shapes, seed, labels), memory // 4)
@@ -166,23 +178,42 @@ def prune(
     at_samples = found is not None and found.synthetic and not merge  # merging scales to the statistics that are stored
     home = at_home(prepared.model, found, memory // 2) if found is not None and at_samples else None
     reference = prepared if home is None else replace(prepared, model=home.model)
-    if found is not None and find(name).needs_gradients and not lossless:
-        inner = _part(tell, 0.15, 0.3)
-        gradients = gate_gradients(reference.model, groups, found, seed=seed, budget=memory // 2, progress=inner)
+    shares, needed, ranked = _SHARES, merge or find(name).needs_data, ranking == "global" and find(name).needs_data
+    judged = find(name).needs_gradients and not lossless
+    if found is not None:
+        asked = reconstruct != "none"
+        work = effort(prepared, groups, found, statistics=needed, gradients=judged, sensitivity=ranked, reconstruction=asked)
+        shares = work.bounds(sum(clock.seconds.values()))
+    if found is not None and judged:
+        inner = _part(tell, *shares["gradients"])
+        gradients = gate_gradients(
+            reference.model, groups, found, seed=seed, budget=memory // 2, journal=journal, progress=inner
+        )
         clock("gradients")
-    if found is not None and (merge or find(name).needs_data):
-        inner = _part(tell, 0.15, 0.3)
-        expected = Expected(channel_statistics(reference.model, groups, found, budget=memory // 2, progress=inner))
+    if found is not None and needed:
+        inner = _part(tell, *shares["statistics"])
+        expected = Expected(
+            channel_statistics(
+                reference.model, groups, found, budget=memory // 2, providers=run_on, journal=journal, progress=inner
+            )
+        )
         clock("statistics")
-        if ranking == "global" and find(name).needs_data:
+        if ranked:
+            inner = _part(tell, *shares["sensitivity"])
             sensitivity = output_sensitivity(
-                reference.model, groups, found, only=candidates(groups, options), progress=inner
+                reference.model,
+                groups,
+                found,
+                only=candidates(groups, options),
+                providers=run_on,
+                journal=journal,
+                progress=inner,
             )
             clock("sensitivity")
     elif merge:
         expected = expected_statistics(prepared.model, groups)
         clock("statistics")
-    tell("select", 0.3)
+    tell("select", shares["select"][0])
     traced, proven = prepared, None
     if lossless:
         proven = find_lossless(prepared, groups)
@@ -200,10 +231,10 @@ def prune(
     if not choices:
         raise NothingToPruneError(_nothing(groups, options) if proven is None else "every channel does something")
     clock("select")
-    tell("surgery", 0.4)
+    tell("surgery", shares["surgery"][0])
     checker = Checker(traced, groups, seed, default_tolerance(groups), shapes)
     if check:
-        pruned, choices, verification = checker.prune(choices, tell)
+        pruned, choices, verification = checker.prune(choices, _part(tell, *shares["surgery"]))
     else:
         pruned, verification = apply_alive(traced.model, groups, alive_after(groups, choices)), None
     clock("surgery and verification" if check else "surgery")
@@ -222,9 +253,20 @@ def prune(
     compared = prepared.model, pruned
     if found is not None and reconstruct != "none":
         mode = reconstruct or "lsq"
-        inner = _part(tell, 0.5, 0.95)
+        inner = _part(tell, *shares["reconstruction"])
         start = pruned if home is None else apply_alive(reference.model, groups, alive)
-        recovery = fit(reference, groups, alive, start, found, mode=mode, budget=memory // 4, progress=inner)
+        recovery = fit(
+            reference,
+            groups,
+            alive,
+            start,
+            found,
+            mode=mode,
+            budget=memory // 4,
+            providers=run_on,
+            journal=journal,
+            progress=inner,
+        )
         compared = reference.model, recovery.model
         pruned = recovery.model if home is None else brought_back(recovery.model, pruned)
         clock("reconstruction")
@@ -238,7 +280,8 @@ def prune(
     if changed and check and verification is not None and all(c.group.exact for c in choices):
         verification = checker.verify(pruned, alive) or verification
         clock("verification of the result")
-    likeness = [] if found is None else fidelity(*compared, found)
+    tell("comparing outputs", shares["report"][0])
+    likeness = [] if found is None else fidelity(*compared, found, providers=run_on)
     plan = make_plan(sha256_model(source), groups, choices, alive)
     report = Report(
         count_params(groups),
@@ -268,6 +311,7 @@ def prune(
     if recovery is not None:
         members = {c.group.id: c.group.members for c in choices}
         report.losses = group_losses(recovery.fits, members, input_axes(prepared.model, groups.trace.shape_of))
+    report.resumed = "" if journal is None else str(journal)
     clock("report")
     tell("done", 1.0)
     return PruneResult(pruned, plan, report)

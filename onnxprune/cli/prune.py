@@ -136,6 +136,14 @@ def prune(
     memory_budget: Annotated[
         float, typer.Option(metavar="GB", min=0.01, help="Activations held in memory.", rich_help_panel=_DATA)
     ] = 2.0,
+    provider: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Execution provider: cpu, cuda:device_id=1. Repeatable.", rich_help_panel=_DATA),
+    ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Keep finished fits here; go on from them.", rich_help_panel=_DATA),
+    ] = None,
     shape: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME=N,N,...", help="Shape of an input. Repeatable.", rich_help_panel=_CHECKS),
@@ -188,6 +196,8 @@ def prune(
     _check_choices(criterion, ranking, attention, reconstruct)
     given = [Path(p) for p in (evaluation, labels) if p]
     values.check_outputs([source, *given], [output, plan_out, report_out])
+    if (resume is not None or provider) and data is None:
+        raise UsageError("--resume and --provider are about calibration samples: give --data PATH or --data synthetic")
     if (preprocess or mask) and data is None and evaluation is None:
         raise UsageError("--preprocess and --mask need samples: give --data PATH or --eval PATH")
     if (metric or labels) and evaluation is None:
@@ -216,6 +226,8 @@ def prune(
         "merge": merge,
         "lossless": lossless,
         "memory": int(memory_budget * (1 << 30)),
+        "providers": provider or [],
+        "resume": resume,
     }
     try:
         if data is not None:
@@ -387,6 +399,8 @@ class _Run:
             text = f"median of {runs} of each model in turn, one sample, ONNX Runtime on this CPU"
             notes.append(Note("latency", text))
         notes += evaluation_notes(self.evaluation)
+        if result.report.resumed:
+            notes.append(Note("resumed", result.report.resumed))
         if self.screen.verbose:
             spent = ", ".join(f"{what} {s:.2f}" for what, s in result.report.seconds.items())
             notes.append(Note("seconds", spent))

@@ -11,7 +11,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from onnxprune.errors import UsageError
 from onnxprune.proof.widen import is_narrow, widened
+from onnxprune.statistics.providers import CPU, Providers
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -37,8 +39,9 @@ def open_session(
     *,
     optimize: bool = False,
     often: bool = False,
+    providers: Providers = CPU,
 ) -> tuple[ort.InferenceSession, list[object]]:
-    """A CPU session that runs the graph as it is written, and what has to live as long as it.
+    """A session that runs the graph as it is written, and what has to live as long as it.
 
     Weights are handed over as arrays: the file's bytes are never built, and models beyond 2 GB run too.
 
@@ -47,9 +50,11 @@ def open_session(
         weights: initializers of the main graph that take other values, of the same shape and type.
         optimize: let ONNX Runtime rewrite the graph as it does by default.
         often: it runs many times: weights are laid out for speed, and memory is kept between runs.
+        providers: that it runs on.
 
     Raises:
         RuntimeError: ONNX Runtime refuses the model.
+        UsageError: a provider did not start.
     """
     import onnxruntime as ort
 
@@ -84,7 +89,9 @@ def open_session(
     try:
         if names:
             options.add_external_initializers(names, values)
-        session = ort.InferenceSession(structure.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        session = providers.open(structure.SerializeToString(), options)
+    except UsageError:
+        raise
     except Exception as error:
         raise RuntimeError(first_line(error)) from error
     return session, [options, values]

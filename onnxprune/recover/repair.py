@@ -48,6 +48,15 @@ class Repairs:
             self.pin()
         return found
 
+    def left(self) -> list[int]:
+        """How many scales and logits are still to be fitted."""
+        return [len(self.scales), len(self.logits)]
+
+    def take_up(self, left: Sequence[int]) -> None:
+        """Goes to a point of an earlier run, where so many were left; pins are those of the streams."""
+        scales, logits = left
+        del self.scales[: len(self.scales) - scales], self.logits[: len(self.logits) - logits]
+
     @property
     def nodes(self) -> set[int]:
         """Nodes whose output will change."""

@@ -9,18 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from onnxprune.recover.fit import Fit
+from onnxprune.recover.job import Job, keep
+from onnxprune.recover.regression import moments_of
 from onnxprune.recover.solve import about_zero, solve
+from onnxprune.recover.state import State
 from onnxprune.statistics.flow import Flow
 from onnxprune.statistics.linear import Convolution, Dense, Form, Linear
 from onnxprune.statistics.moments import Moments
-
-if TYPE_CHECKING:
-    from onnxprune.recover.reconstruct import _Job, _Run
 
 _PASSED = {"Transpose", "Identity", "Cast", "Reshape", "Squeeze", "Unsqueeze", "Flatten"}
 
@@ -58,31 +58,31 @@ def _layout(form: Form) -> tuple[Any, ...]:
     return (form.flipped,) if isinstance(form, Dense) else (form.x, form.w, form.y)
 
 
-def fit_shared(run: _Run, jobs: list[_Job], settled: list[bool]) -> list[Fit]:
+def fit_shared(state: State, jobs: list[Job], settled: list[bool]) -> list[Fit]:
     """Fits the weight that all jobs share.
 
     Args:
-        run: of the reconstruction.
+        state: of the reconstruction.
         jobs: one for each reader.
         settled: for each whether its input will not change any more.
     """
-    moments = [run.moments([job], forced=not ready) for job, ready in zip(jobs, settled, strict=True)]
+    moments = [moments_of(state, [job], forced=not ready) for job, ready in zip(jobs, settled, strict=True)]
     old = jobs[0].old
     weight = np.mean([job.weight for job in jobs], axis=0)
     train, held = (_together([m[k] for m in moments], jobs) for k in range(2))
-    found = solve(train, held, old, None, run.mode, weight)
+    found = solve(train, held, old, None, state.mode, weight)
     fits = []
     for job, (own, judge) in zip(jobs, moments, strict=True):
         before = solve(own, judge, old, job.bias, "none", job.weight)
         shifted = solve(own, judge, found.matrix, job.bias, "bias", job.weight)
         kind = shifted.kind if found.kind == "none" else found.kind
-        run.keep(job, replace(shifted, kind=kind))
+        keep(state, job, replace(shifted, kind=kind))
         linear = job.linear
         fits.append(Fit(linear.name, linear.weight, kind, before.before, shifted.after, shifted.fitted, found.strength))
     return fits
 
 
-def _together(parts: list[Moments], jobs: list[_Job]) -> Moments:
+def _together(parts: list[Moments], jobs: list[Job]) -> Moments:
     """Sums over readers, about the mean of each that has a bias."""
     result = Moments.empty(*parts[0].xy.shape)
     for m, job in zip(parts, jobs, strict=True):

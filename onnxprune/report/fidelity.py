@@ -15,10 +15,11 @@ import onnx
 from numpy.typing import NDArray
 
 from onnxprune.calibrate.batch import Batch, Samples
-from onnxprune.errors import ModelError
+from onnxprune.errors import ModelError, UsageError
 from onnxprune.metrics.paired import share
 from onnxprune.proof.session import first_line, open_session
 from onnxprune.proof.widen import is_narrow
+from onnxprune.statistics.providers import CPU, Providers
 
 Array = NDArray[Any]
 
@@ -129,22 +130,31 @@ def _rows(a: Array) -> Iterator[slice]:
     return (slice(k, k + step) for k in range(0, len(a), step))
 
 
-def fidelity(source: onnx.ModelProto, pruned: onnx.ModelProto, samples: Samples) -> list[Fidelity]:
+def fidelity(
+    source: onnx.ModelProto, pruned: onnx.ModelProto, samples: Samples, *, providers: Providers = CPU
+) -> list[Fidelity]:
     """Compares all float outputs that have a row for each sample; a bfloat16 model, which can't be run, gives none.
+
+    Args:
+        source: the model that is compared with.
+        pruned: a model with the same inputs and outputs.
+        samples: that both are run on.
+        providers: that they run on.
 
     Raises:
         ModelError: ONNX Runtime can't run a model on the samples.
+        UsageError: a provider did not start.
     """
     if is_narrow(source):
         return []
     names = [o.name for o in source.graph.output]
     likeness = Likeness()
     try:
-        sessions = [open_session(m, optimize=True) for m in (source, pruned)]
+        sessions = [open_session(m, optimize=True, often=True, providers=providers) for m in (source, pruned)]
         for batch in samples.batches:
             before, after = (s.run(names, {n: batch.feeds[n] for n in _fed(s, batch.feeds)}) for s, _ in sessions)
             likeness.add(batch, dict(zip(names, before, strict=True)), dict(zip(names, after, strict=True)))
-    except ModelError:
+    except (ModelError, UsageError):
         raise
     except Exception as error:
         raise ModelError(f"ONNX Runtime can't run the model on the calibration samples: {first_line(error)}") from error

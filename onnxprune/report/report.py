@@ -70,6 +70,7 @@ class Report:
         merges: what merging did to each linear node that read removed channels; None where that was not asked for.
         shared: names of tensors that are gone -> those of equal ones.
         gradients: how those that the criterion judges by were made; empty where it judges by others.
+        resumed: what was taken over from an earlier run, and where it lies; empty where there was no folder for it.
     """
 
     params_before: int
@@ -96,6 +97,7 @@ class Report:
     merges: list[Merge] | None = None
     shared: dict[str, str] = field(default_factory=dict)
     gradients: str = ""
+    resumed: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,10 +14,13 @@ from onnx import numpy_helper
 
 from onnxprune.calibrate.batch import Batch, Samples, batch_size
 from onnxprune.groups.group import Groups
+from onnxprune.io.journal import Entry, Journal
 from onnxprune.statistics.accumulate import Accumulator, picked, pieces
 from onnxprune.statistics.assembly import Assembly, assembly_of
+from onnxprune.statistics.device import DeviceMoments
 from onnxprune.statistics.flow import Flow, lift
 from onnxprune.statistics.linear import Convolution, Dense, Form, Linear, find_linear
+from onnxprune.statistics.providers import CPU, Providers
 from onnxprune.statistics.recurrent import Recurrent, find_recurrent, hidden_labels, with_states
 from onnxprune.statistics.stream import Stream, View
 from onnxprune.trace.labels import Labels
@@ -25,6 +28,8 @@ from onnxprune.trace.value import Value
 
 Array = NDArray[Any]
 _Key = tuple[str, tuple[int, ...]]  # a tensor, and the axes of its channels
+_ARRAYS = ("mean", "covariance", "zeros")
+_AT_ONCE = 16  # tensors of one pass; what is lost where a run is cut off
 _ROWS = 8  # rows for each channel, at least, where the samples have as many
 _MOST = 65536
 _ELEMENTS = 1e8  # of the rows of all groups; many small groups cost more to read than to multiply
@@ -72,6 +77,8 @@ def channel_statistics(
     samples: Samples,
     *,
     budget: int = 1 << 30,
+    providers: Providers = CPU,
+    journal: Journal | None = None,
     progress: Callable[[str, float], None] = lambda stage, done: None,
 ) -> list[ChannelStatistics]:
     """Statistics of every tensor that a linear node reads with a weight whose input channels could go.
@@ -81,12 +88,14 @@ def channel_statistics(
         groups: its analysis.
         samples: calibration samples.
         budget: bytes of activations held in memory.
+        providers: that the model runs on.
+        journal: where finished statistics lie; its key is all of the above.
         progress: called with the stage and the share that is done.
 
     Raises:
         ModelError: ONNX Runtime can't run the model on the samples.
     """
-    stream = Stream(with_states(lift(model)), samples, budget)
+    stream = Stream(with_states(lift(model)), samples, budget, providers)
     read: dict[_Key, list[Linear]] = {}
     known: dict[_Key, list[Labels]] = {}
     for linear, labels in sorted(_readers(stream.flow, groups), key=lambda pair: stream.flow.producer.get(pair[0].x, -1)):
@@ -95,14 +104,19 @@ def channel_statistics(
         read.setdefault(key, []).append(linear)
     result = []
     together = list(_together(groups, {key: labels[0].size for key, labels in known.items()}, budget // 2))
+    section = None if journal is None else journal.section("statistics", model, together, samples, budget, asdict(providers))
+    complete = section is not None and all(section.has(str(p)) for p in together)
     for k, part in enumerate(together):
-        collectors = [_Collector(key, known[key][0].size, samples) for key in part]
-        for view in stream.walk([name for name, _ in part]):
+        collectors = [_Collector(key, known[key][0].size, samples, providers) for key in part]
+        entry = None if section is None else section.get(str(part))
+        for view in stream.walk([name for name, _ in part]) if not complete or entry is None else ():
             progress("reading activations", (k + view.index / len(samples.batches)) / len(together))
-            for c in collectors:
+            for c in collectors if entry is None else ():
                 c.add(view)
-        for c in collectors:
-            whole = c.result()
+        found = [c.result() for c in collectors] if entry is None else _read(entry, collectors)
+        if section is not None and entry is None:
+            section.put(str(part), _written(found))
+        for c, whole in zip(collectors, found, strict=True):
             for own in known[c.key]:
                 result += in_blocks(replace(whole, labels=own), read[c.key], stream.flow)
     return result
@@ -167,13 +181,28 @@ def labels_on(value: Value, axes: Sequence[int]) -> list[Labels]:
     return found
 
 
+def _written(found: list[ChannelStatistics]) -> Entry:
+    """Statistics for the journal."""
+    arrays = {f"{k}.{n}": getattr(s, n) for k, s in enumerate(found) for n in _ARRAYS}
+    return Entry(arrays, [s.rows for s in found])
+
+
+def _read(entry: Entry, collectors: list[_Collector]) -> list[ChannelStatistics]:
+    """Statistics from the journal."""
+    found = []
+    for k, (c, rows) in enumerate(zip(collectors, entry.data, strict=True)):
+        mean, covariance, zeros = (entry.arrays[f"{k}.{n}"] for n in _ARRAYS)
+        found.append(ChannelStatistics(c.key[0], c.unlabelled, rows, mean, covariance, zeros, []))
+    return found
+
+
 def _together(groups: Groups, read: Mapping[_Key, int], room: int) -> Iterator[list[_Key]]:
-    """Tensors that are looked at in one pass: all of them, if what is collected and a batch of them have room."""
+    """Tensors that are looked at in one pass: no more than what is collected and a batch of them have room for."""
     part: list[_Key] = []
     taken = 0
     for key, channels in read.items():
         size = 4 * math.prod(groups.trace.shape_of(key[0]) or ()) + 16 * channels**2
-        if part and taken + size > room:
+        if part and (taken + size > room or len(part) == _AT_ONCE):
             yield part
             part, taken = [], 0
         part.append(key)
@@ -185,15 +214,19 @@ def _together(groups: Groups, read: Mapping[_Key, int], room: int) -> Iterator[l
 class _Collector:
     """Moments of one tensor over its channels, which lie on one axis or several."""
 
-    def __init__(self, key: _Key, channels: int, samples: Samples) -> None:
-        self.key, self.channels, self.samples = key, channels, samples
+    def __init__(self, key: _Key, channels: int, samples: Samples, providers: Providers) -> None:
+        self.key, self.channels, self.samples, self.providers = key, channels, samples, providers
         self.limit = positions_of_each(channels, samples)
         self.rows = Accumulator(1, channels, 0, self.limit * samples.count)
         self.zeros = np.zeros(channels)
+        self.device: DeviceMoments | None = None
 
     def add(self, view: View) -> None:
         """Takes the rows of a batch."""
         name, axes = self.key
+        if self.providers.in_graph and len(axes) == 1 and axes != (0,):
+            self.add_on_device(view)
+            return
         x = view.get(name)
         if len(axes) > 1 or axes == (0,):
             x = np.moveaxis(x, axes, range(x.ndim - len(axes), x.ndim))
@@ -207,13 +240,29 @@ class _Collector:
             self.zeros += (flat <= 0).sum(axis=(0, 1))
             self.rows.add(flat, flat[:, :, :0])
 
+    def add_on_device(self, view: View) -> None:
+        """The same, where the model runs."""
+        name, axes = self.key
+        shaped = view.shaped(name)
+        form = Dense(-1 if axes[0] == shaped.ndim - 1 else axes[0], False).arranged(shaped.shape, batch_size(view.batch))
+        chosen = spread(form.positions(shaped), self.limit)
+        use = counted_rows(view.batch, self.samples.mask, shaped, chosen, form)
+        if self.device is None:
+            self.device = DeviceMoments(form, (1, self.channels, 0), [], 1, self.providers)
+        self.device.add(view.value(name), [], chosen, [use])
+
+    @property
+    def unlabelled(self) -> NDArray[np.int32]:
+        """In place of labels."""
+        return np.full(self.channels, -1, np.int32)
+
     def result(self) -> ChannelStatistics:
         """Of all batches so far, without labels."""
-        m = self.rows.result()
+        m = self.rows.result() if self.device is None else self.device.total[0]
+        zeros = self.zeros if self.device is None else self.device.zeros[0]
         count = max(m.rows, 1)
         m.xx /= count
-        labels = np.full(self.channels, -1, np.int32)
-        return ChannelStatistics(self.key[0], labels, m.rows, m.x[0], m.xx[0], self.zeros / count, [])
+        return ChannelStatistics(self.key[0], self.unlabelled, m.rows, m.x[0], m.xx[0], zeros / count, [])
 
 
 def shrunk(covariance: NDArray[np.float64], rows: int) -> NDArray[np.float64]:

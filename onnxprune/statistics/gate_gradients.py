@@ -7,7 +7,7 @@ summed over positions; a unit's is the sum over all places where its channels en
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -23,12 +23,14 @@ from onnxprune.gradient.loss import Loss, losses, scaled
 from onnxprune.gradient.sample_loss import SampleLoss
 from onnxprune.groups.classes import Ids, Mask
 from onnxprune.groups.group import Groups
+from onnxprune.io.journal import Entry, Journal
 from onnxprune.proof.session import first_line, open_session
 from onnxprune.proof.widen import is_narrow
 from onnxprune.statistics.flow import lift
 from onnxprune.statistics.gate_differences import gate_differences
 from onnxprune.statistics.gates import Gate, find_gates, gated_elements, insert, owners
 
+_ARRAYS = ("squares", "magnitudes", "known")
 DIFFERENCES = 1024  # units, at most, that are worth two runs over all samples each
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
@@ -87,6 +89,7 @@ def gate_gradients(
     *,
     seed: int = 0,
     budget: int = 1 << 30,
+    journal: Journal | None = None,
     progress: Callable[[str, float], None] = lambda stage, done: None,
 ) -> GateGradients:
     """Gradients of gates over all samples.
@@ -97,6 +100,7 @@ def gate_gradients(
         samples: with labels, or without: then they are drawn.
         seed: of the draws. Those of a sample follow from its content, so that order and batches do not matter.
         budget: bytes of activations that are held; batches are cut to fit where the model lets them.
+        journal: where finished gradients lie; its key is all of the above.
         progress: called with the stage and the share that is done.
 
     Raises:
@@ -105,6 +109,11 @@ def gate_gradients(
     """
     if is_narrow(model):
         raise UsageError("gradients need a model that ONNX Runtime can run on a CPU; this one is bfloat16: use l2 or obs")
+    section = None
+    if journal is not None:
+        section = journal.section("gradients", model, *_units(groups), samples, samples.labels, seed, budget)
+        if (entry := section.get("all")) is not None:
+            return _read(entry)
     lifted = lift(model)
     run = _Pass(lifted, groups, samples, seed, budget)
     found = run.run(progress) if run.usable else run.nothing()
@@ -114,7 +123,37 @@ def gate_gradients(
     if not any(k.any() for k in found.known.values()):
         stopped = f": no derivative passes {', '.join(sorted(found.stopped))}" if found.stopped else ""
         raise UsageError(f"no gradient of the outputs reaches a unit{stopped}; use obs or l2")
+    if section is not None:
+        section.put("all", _written(found))
     return found
+
+
+def _units(groups: Groups) -> Iterator[object]:
+    """Everything about groups that gradients follow from."""
+    yield groups.classes.of_label
+    for group in groups.groups:
+        yield group.id
+        for bucket in group.buckets:
+            yield from ([unit.size for unit in bucket], np.concatenate([np.zeros(0, np.int32), *bucket]))
+
+
+def _written(found: GateGradients) -> Entry:
+    """For the journal."""
+    arrays = {f"{n}.{g}": array for n in _ARRAYS for g, array in getattr(found, n).items()}
+    plain = {"samples": found.samples, "labels": found.labels, "stopped": found.stopped, "differences": found.differences}
+    return Entry(arrays, {**plain, "losses": [asdict(loss) for loss in found.losses]})
+
+
+def _read(entry: Entry) -> GateGradients:
+    """From the journal."""
+    squares, magnitudes, known = (
+        {n.removeprefix(f"{kind}."): a for n, a in entry.arrays.items() if n.startswith(f"{kind}.")} for kind in _ARRAYS
+    )
+    data = entry.data
+    losses = [Loss(**loss) for loss in data["losses"]]
+    return GateGradients(
+        squares, magnitudes, known, data["samples"], losses, data["labels"], data["stopped"], data["differences"]
+    )
 
 
 class _Pass:

@@ -16,7 +16,7 @@ Gauss-Newton matrix, by one directional derivative for each sample instead of a 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -28,11 +28,13 @@ from onnxprune.calibrate.batch import Batch, Samples, batch_size, digests
 from onnxprune.calibrate.signature import signature
 from onnxprune.errors import ModelError
 from onnxprune.groups.group import Group, Groups
+from onnxprune.io.journal import Entry, Journal
 from onnxprune.proof.session import first_line, open_session
 from onnxprune.proof.widen import is_narrow
 from onnxprune.statistics.channels import labels_on
 from onnxprune.statistics.flow import Flow, lift
 from onnxprune.statistics.linear import Convolution, Linear, find_linear
+from onnxprune.statistics.providers import CPU, Providers
 
 Array = NDArray[Any]
 EPSILON = 0.1
@@ -46,6 +48,8 @@ def output_sensitivity(
     samples: Samples,
     *,
     only: Sequence[Group] | None = None,
+    providers: Providers = CPU,
+    journal: Journal | None = None,
     progress: Callable[[str, float], None] = lambda stage, done: None,
 ) -> dict[str, float]:
     """For each group with readers: squared error of the model's output for each share of their variance that is lost.
@@ -57,6 +61,8 @@ def output_sensitivity(
         groups: its analysis.
         samples: calibration samples.
         only: groups to measure; all where not given.
+        providers: that the model runs on.
+        journal: where finished results lie; its key is all of the above.
         progress: called with the stage and the share that is done.
 
     Returns: group id -> sensitivity; empty where no output is a float tensor, or ONNX Runtime has no kernels for the type.
@@ -69,8 +75,14 @@ def output_sensitivity(
     places = _places(Flow(lifted), groups, measured)
     if not places or is_narrow(model):
         return {}
+    section = None
+    if journal is not None:
+        where = [[p.name, p.axis, str(p.dtype), sorted(p.groups)] for p in places]
+        section = journal.section("sensitivity", model, samples, where, asdict(providers))
+        if (entry := section.get("all")) is not None:
+            return dict(entry.data)
     outputs = [o.name for o in lifted.graph.output]
-    probe = _Probe(_with_noise(lifted, places), outputs, places)
+    probe = _Probe(_with_noise(lifted, places), outputs, places, providers)
     try:
         for k, (batch, rows) in enumerate(_chosen(model, samples)):
             progress("measuring sensitivity", k / max(len(samples.batches), 1))
@@ -82,7 +94,10 @@ def output_sensitivity(
     except Exception as error:
         raise ModelError(f"ONNX Runtime can't run the model on the calibration samples: {first_line(error)}") from error
     finite = [v for v in found.values() if np.isfinite(v)]
-    return {g: v if np.isfinite(v) else max(finite, default=1.0) for g, v in found.items()} if found else {}
+    result = {g: v if np.isfinite(v) else max(finite, default=1.0) for g, v in found.items()}
+    if section is not None:
+        section.put("all", Entry(data=result))
+    return result
 
 
 @dataclass(frozen=True)
@@ -178,12 +193,13 @@ class _Probe:
     model: onnx.ModelProto
     outputs: list[str]
     places: list[_Place]
+    providers: Providers
     batches: list[tuple[Batch, NDArray[np.int64], str | None]] = field(default_factory=list)
     moments: dict[str, tuple[int, Array, Array]] = field(default_factory=dict)
     shapes: dict[tuple[str, int], tuple[int, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.session, self.weights = open_session(self.model, optimize=True, often=True)
+        self.session, self.weights = open_session(self.model, optimize=True, often=True, providers=self.providers)
         self.inputs = {i.name for i in self.session.get_inputs()}
 
     def read(self, batch: Batch, rows: NDArray[np.int64], mask: str | None) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 import numpy as np
 import onnx
@@ -14,14 +14,18 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from onnxprune.calibrate.batch import Batch, Samples
-from onnxprune.errors import ModelError
+from onnxprune.errors import ModelError, UsageError
+from onnxprune.io.scratch import Scratch
 from onnxprune.proof.session import first_line
+from onnxprune.statistics.device import on_device
 from onnxprune.statistics.flow import Flow
+from onnxprune.statistics.providers import CPU, Providers
 
 if TYPE_CHECKING:
     import onnxruntime as ort
 
 Array = NDArray[Any]
+Tensor: TypeAlias = "Array | ort.OrtValue"
 
 
 class Shelf:
@@ -30,17 +34,23 @@ class Shelf:
     def __init__(self, budget: int) -> None:
         self.budget = budget
         self.bytes = 0
-        self.folder: tempfile.TemporaryDirectory[str] | None = None
+        self.folder: Scratch | None = None
 
     def put(self, array: Array) -> Array | Path:
         """The array, or the file that it lies in."""
         if self.bytes + array.nbytes <= self.budget or array.nbytes < 1 << 16:
             self.bytes += array.nbytes
             return array
-        if self.folder is None:
-            self.folder = tempfile.TemporaryDirectory(prefix="onnxprune-")
-        with tempfile.NamedTemporaryFile(dir=self.folder.name, suffix=".npy", delete=False) as file:
-            np.save(file, array)
+        try:
+            if self.folder is None:
+                self.folder = Scratch()
+            with tempfile.NamedTemporaryFile(dir=self.folder.path, suffix=".npy", delete=False) as file:
+                np.save(file, array)
+        except OSError as error:
+            raise UsageError(
+                f"{tempfile.gettempdir()}: can't hold activations ({error.strerror or error}); take a larger memory budget, "
+                "fewer samples, or another folder with TMPDIR"
+            ) from None
         return Path(file.name)
 
     def drop(self, item: Array | Path) -> None:
@@ -82,20 +92,38 @@ def at_hand(samples: Samples, budget: int) -> Samples:
     return replace(samples, batches=_Shelved(samples.batches, budget))
 
 
+def on_host(tensor: Tensor) -> Array:
+    """A tensor as an array."""
+    return tensor if isinstance(tensor, np.ndarray) else np.asarray(tensor.numpy())
+
+
 class View:
     """Tensors of one batch of a stream."""
 
-    def __init__(self, stream: Stream, index: int, batch: Batch, fresh: Mapping[str, Array]) -> None:
+    def __init__(self, stream: Stream, index: int, batch: Batch, fresh: Mapping[str, Tensor]) -> None:
         self.index, self.batch = index, batch
         self._stream, self._fresh = stream, fresh
 
     def get(self, name: str) -> Array:
         """A tensor that was asked for, an input or a weight."""
         fresh = self._fresh.get(name)
-        return np.asarray(self._stream.get(name, self.index, self.batch.feeds)) if fresh is None else fresh
+        return np.asarray(self._stream.get(name, self.index, self.batch.feeds)) if fresh is None else on_host(fresh)
+
+    def value(self, name: str) -> ort.OrtValue:
+        """The same where the model runs."""
+        fresh = self._fresh.get(name)
+        if fresh is None or isinstance(fresh, np.ndarray):
+            return on_device(self.get(name), self._stream.providers.device)
+        return fresh
+
+    def shaped(self, name: str) -> Array:
+        """Zeros of the same shape, without a copy from the device."""
+        fresh = self._fresh.get(name)
+        shape = self.get(name).shape if fresh is None or isinstance(fresh, np.ndarray) else fresh.shape()
+        return np.broadcast_to(np.float32(0), shape)
 
 
-def open_part(model: onnx.ModelProto) -> ort.InferenceSession:
+def open_part(model: onnx.ModelProto, providers: Providers) -> ort.InferenceSession:
     """A session for a part of a model: fast, but with nothing computed in another way than the graph says.
 
     ONNX Runtime merges a Pad with zeros into a MaxPool, which ignores padding; and it turns quantized nodes into integer
@@ -107,9 +135,27 @@ def open_part(model: onnx.ModelProto) -> ort.InferenceSession:
     options.log_severity_level = 4
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # numpy needs the cores in between
     options.add_session_config_entry("session.disable_quant_qdq", "1")
-    return ort.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"], disabled_optimizers=["Pad_Fusion"]
-    )
+    return providers.open(model.SerializeToString(), options, ["Pad_Fusion"])
+
+
+def run_on_device(
+    session: ort.InferenceSession, given: Mapping[str, Array], outputs: Sequence[str], device: tuple[str, int]
+) -> list[Tensor]:
+    """One run whose outputs stay on the device."""
+    binding = session.io_binding()
+    for name, array in given.items():
+        binding.bind_ortvalue_input(name, on_device(array, device))
+    for name in outputs:
+        binding.bind_output(name, *device)
+    session.run_with_iobinding(binding)
+    return list(binding.get_outputs())
+
+
+def element_type(tensor: Tensor) -> int:
+    """Of ONNX."""
+    if isinstance(tensor, np.ndarray):
+        return int(helper.np_dtype_to_tensor_dtype(tensor.dtype))
+    return int(tensor.element_type())
 
 
 class Stream:
@@ -122,9 +168,10 @@ class Stream:
         model: the model; nodes in bodies run with the node that holds them.
         samples: what is fed.
         budget: bytes of activations that are held in memory.
+        providers: that it runs on.
     """
 
-    def __init__(self, model: onnx.ModelProto, samples: Samples, budget: int = 1 << 30) -> None:
+    def __init__(self, model: onnx.ModelProto, samples: Samples, budget: int = 1 << 30, providers: Providers = CPU) -> None:
         self.model, self.samples = model, samples
         self.flow = Flow(model)
         self.weights: dict[str, Array] = {}
@@ -133,6 +180,8 @@ class Stream:
         self.held: dict[str, list[Array | Path]] = {}
         self.kinds: dict[str, int] = {}
         self.shelf = Shelf(budget)
+        self.providers = providers
+        self.listener: Callable[[str, dict[str, Any]], None] = lambda call, arguments: None  # told of what changes the state
 
     def compute(self, names: Iterable[str]) -> None:
         """Makes tensors available to `get` until the next call.
@@ -158,6 +207,7 @@ class Stream:
             ModelError: ONNX Runtime can't run the part.
         """
         wanted = [n for n in dict.fromkeys(names) if n not in self.flow.inputs and n not in self.flow.initializers]
+        self.listener("walk", {"names": wanted, "hold": hold})
         missing = [n for n in wanted if n not in self.held]
         new = self.flow.ancestors(missing, known=self.held)
         self.done |= {k for k in new if self.flow.varying[k]}
@@ -170,7 +220,7 @@ class Stream:
         for b, batch in enumerate(self.samples.batches):
             fresh = next(ran, {})
             for name, items in results.items():
-                items.append(self.shelf.put(fresh[name]))
+                items.append(self.shelf.put(on_host(fresh[name])))
             yield View(self, b, batch, fresh)
         self.held |= results
         for name in [n for n in self.held if not self.awaited(n) and not (hold and n in wanted)]:
@@ -184,6 +234,7 @@ class Stream:
         """Nodes that have to run again, with weights that changed; what they read from elsewhere has to be pinned."""
         nodes = set(nodes)
         self.done -= nodes
+        self.listener("redo", {"nodes": sorted(nodes)})
         for name in [n for n in self.held if self.flow.producer.get(n) in nodes]:
             self.drop(name)
 
@@ -197,18 +248,24 @@ class Stream:
             return numpy_helper.to_array(self.flow.initializers[name]) if constant is None else constant
         return taken(held[batch])
 
-    def run(self, nodes: Sequence[int], outputs: Sequence[str]) -> Iterator[dict[str, Array]]:
-        """Runs some nodes over all batches, and yields some of their outputs."""
+    def run(self, nodes: Sequence[int], outputs: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+        """Runs some nodes over all batches, and yields some of their outputs: where they are, if moments are taken there."""
         made = {o for k in nodes for o in self.flow.nodes[k].output}
         read = {n for k in nodes for n in self.flow.reads(k)} - made
         inputs = [n for n in sorted(read) if n in self.flow.inputs or n in self.held]
         try:
-            session = open_part(self.part(nodes, inputs, outputs, read))
+            session = open_part(self.part(nodes, inputs, outputs, read), self.providers)
             for b, batch in enumerate(self.samples.batches):
                 given = {n: self.get(n, b, batch.feeds) for n in inputs}
-                made_now = dict(zip(outputs, session.run(list(outputs), given), strict=True))
-                self.kinds |= {n: helper.np_dtype_to_tensor_dtype(a.dtype) for n, a in made_now.items()}
-                yield made_now
+                found: list[Tensor] = (
+                    run_on_device(session, given, outputs, self.providers.device)
+                    if self.providers.in_graph
+                    else session.run(list(outputs), given)
+                )
+                self.kinds |= {n: element_type(t) for n, t in zip(outputs, found, strict=True)}
+                yield dict(zip(outputs, found, strict=True))
+        except UsageError:
+            raise
         except Exception as error:
             first = self.flow.nodes[nodes[0]]
             raise ModelError(
@@ -232,7 +289,7 @@ class Stream:
         made = {o for k in nodes for o in self.flow.nodes[k].output}
         read = {n for k in nodes for n in self.flow.reads(k)} - made
         inputs = [n for n in sorted(read) if n in self.flow.inputs or n in self.held]
-        session = open_part(self.part(sorted(nodes), inputs, [name], read))
+        session = open_part(self.part(sorted(nodes), inputs, [name], read), self.providers)
         feeds = {n: given[n] if n in given else self.get(n, 0, batch.feeds) for n in inputs}
         return np.asarray(session.run([name], feeds)[0])
 

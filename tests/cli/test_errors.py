@@ -177,3 +177,19 @@ def test_an_internal_error_asks_for_a_report(invoke, model, monkeypatch):
 def test_debug_shows_the_traceback(invoke, tmp_path):
     with pytest.raises(Exception, match="no such file"):
         invoke("inspect", tmp_path / "no.onnx", "--debug")
+
+
+def test_resume_needs_samples_and_a_folder(invoke, model, tmp_path):
+    done = invoke("prune", model, "-o", tmp_path / "out.onnx", "--resume", tmp_path / "work")
+    assert done.code == 2 and "give --data" in done.err and not (tmp_path / "work").exists()
+    (tmp_path / "file").write_text("")
+    done = invoke("prune", model, "-o", tmp_path / "out.onnx", "--data", "synthetic", "--resume", tmp_path / "file")
+    assert done.code == 2 and len(done.err.strip().splitlines()) == 1 and "can't be made" in done.err
+
+
+def test_a_provider_that_is_not_there(invoke, model, tmp_path):
+    common = ["prune", model, "-o", tmp_path / "out.onnx"]
+    done = invoke(*common, "--data", "synthetic", "--provider", "nothing")
+    assert done.code == 2 and "'nothing'" in done.err and "cpu" in done.err and len(done.err.strip().splitlines()) == 1
+    assert invoke(*common, "--provider", "cpu").code == 2
+    assert invoke(*common, "--data", "synthetic", "--samples", "4", "--provider", "CPU", "--no-latency").code == 0
