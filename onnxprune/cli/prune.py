@@ -196,8 +196,9 @@ def prune(
     _check_choices(criterion, ranking, attention, reconstruct)
     given = [Path(p) for p in (evaluation, labels) if p]
     values.check_outputs([source, *given], [output, plan_out, report_out])
-    if (resume is not None or provider) and data is None:
-        raise UsageError("--resume and --provider are about calibration samples: give --data PATH or --data synthetic")
+    by_weights = data is None and (lossless or reconstruct == "none" or (merge and reconstruct is None))
+    if by_weights and (resume is not None or provider):
+        raise UsageError("--resume and --provider are about samples, and this goes by weights alone: give --data PATH")
     if (preprocess or mask) and data is None and evaluation is None:
         raise UsageError("--preprocess and --mask need samples: give --data PATH or --eval PATH")
     if (metric or labels) and evaluation is None:
@@ -233,7 +234,7 @@ def prune(
         if data is not None:
             options["data"] = run.read(model, data, samples, mask, preprocess)
             result = run.prune(model, options)
-        elif lossless or reconstruct == "none" or (merge and reconstruct is None):
+        elif by_weights:
             result = run.prune(model, options)
         else:
             result = run.prune_without_data(model, options, samples)

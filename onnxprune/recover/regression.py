@@ -105,7 +105,7 @@ def _on_device(state: State, jobs: list[Job], limit: int) -> tuple[Moments, Mome
     found: DeviceMoments | None = None
     for before, after in state.views([*[j.linear.y for j in jobs], *names], [x, *names]):
         target = before.shaped(jobs[0].linear.y)
-        form = jobs[0].linear.form.arranged(target.shape, batch_size(before.batch))
+        form = found.form if found else jobs[0].linear.form.arranged(target.shape, batch_size(before.batch))
         parts = [(j, differences_of(state, j, before)) for j in jobs]
         if found is None:
             targets = []

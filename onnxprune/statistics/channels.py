@@ -244,11 +244,12 @@ class _Collector:
         """The same, where the model runs."""
         name, axes = self.key
         shaped = view.shaped(name)
-        form = Dense(-1 if axes[0] == shaped.ndim - 1 else axes[0], False).arranged(shaped.shape, batch_size(view.batch))
-        chosen = spread(form.positions(shaped), self.limit)
-        use = counted_rows(view.batch, self.samples.mask, shaped, chosen, form)
         if self.device is None:
+            form = Dense(-1 if axes[0] == shaped.ndim - 1 else axes[0], False)
+            form = form.arranged(shaped.shape, batch_size(view.batch))
             self.device = DeviceMoments(form, (1, self.channels, 0), [], 1, self.providers)
+        chosen = spread(self.device.form.positions(shaped), self.limit)
+        use = counted_rows(view.batch, self.samples.mask, shaped, chosen, self.device.form)
         self.device.add(view.value(name), [], chosen, [use])
 
     @property

@@ -180,7 +180,7 @@ def test_debug_shows_the_traceback(invoke, tmp_path):
 
 
 def test_resume_needs_samples_and_a_folder(invoke, model, tmp_path):
-    done = invoke("prune", model, "-o", tmp_path / "out.onnx", "--resume", tmp_path / "work")
+    done = invoke("prune", model, "-o", tmp_path / "out.onnx", "--reconstruct", "none", "--resume", tmp_path / "work")
     assert done.code == 2 and "give --data" in done.err and not (tmp_path / "work").exists()
     (tmp_path / "file").write_text("")
     done = invoke("prune", model, "-o", tmp_path / "out.onnx", "--data", "synthetic", "--resume", tmp_path / "file")
@@ -191,5 +191,5 @@ def test_a_provider_that_is_not_there(invoke, model, tmp_path):
     common = ["prune", model, "-o", tmp_path / "out.onnx"]
     done = invoke(*common, "--data", "synthetic", "--provider", "nothing")
     assert done.code == 2 and "'nothing'" in done.err and "cpu" in done.err and len(done.err.strip().splitlines()) == 1
-    assert invoke(*common, "--provider", "cpu").code == 2
+    assert invoke(*common, "--merge", "--provider", "cpu").code == 2
     assert invoke(*common, "--data", "synthetic", "--samples", "4", "--provider", "CPU", "--no-latency").code == 0

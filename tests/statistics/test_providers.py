@@ -55,20 +55,32 @@ def test_a_provider_that_does_not_start_is_noticed():
         Stream(model, samples, providers=absent).compute([model.graph.output[0].name])
 
 
-@pytest.mark.parametrize("name", ["resnet", "vit_legacy"])
+@pytest.mark.parametrize("name", ["resnet", "vit_legacy", "gru"])
 def test_statistics_are_those_of_the_host(name):
     prepared, groups = api._analyze(onnx.load(MODELS / f"{name}.onnx"), False, None)
     samples = read_samples(MODELS / "fashion_mnist.npz", prepared.model, samples=16, batch=6)
     host, device = (
         channel_statistics(prepared.model, groups, samples, providers=Providers(in_graph=g)) for g in (False, True)
     )
-    assert len(host) == len(device) > 4
+    assert len(host) == len(device) > 2
     for one, two in zip(host, device, strict=True):
         scale = np.sqrt(np.diag(one.covariance)) + 1e-30
         assert (one.tensor, one.rows) == (two.tensor, two.rows)
         assert (np.abs(one.covariance - two.covariance) <= 1e-5 * scale[:, None] * scale).all()
         assert (np.abs(one.mean - two.mean) <= 1e-5 * (np.abs(one.mean) + scale)).all()
         assert np.abs(one.zeros - two.zeros).max() <= 1e-3  # of values that are 0 but for rounding
+
+
+def test_whatever_reads_samples_runs_on_them(monkeypatch):
+    """Statistics, sensitivity, reconstruction and the comparison of outputs."""
+    source = onnx.load(MODELS / "resnet.onnx")
+    samples = read_samples(MODELS / "fashion_mnist.npz", source, samples=4)
+    opened = []
+    inner = Providers.open
+    monkeypatch.setattr(Providers, "open", lambda self, *others: opened.append(self) or inner(self, *others))
+    given = ["cpu:use_arena=1"]
+    onnxprune.prune(source, ratio=0.3, ranking="global", data=samples, providers=given, check=False)
+    assert set(opened) == {parse_providers(given)} and len(opened) > 4
 
 
 @pytest.mark.parametrize("name", ["vit_legacy", "mobilenet"])
@@ -80,7 +92,7 @@ def test_fits_are_those_of_the_host(monkeypatch, name):
     for in_graph in (False, True):
         monkeypatch.setattr(api, "parse_providers", lambda names, g=in_graph: Providers(in_graph=g))
         found.append(onnxprune.prune(source, ratio=0.3, criterion="l2", data=samples, check=False).report.fits)
-    assert len(found[0]) == len(found[1]) > 4
+    assert len(found[0]) == len(found[1]) > 2
     for one, two in zip(*found, strict=True):
         assert (one.node, one.reason) == (two.node, two.reason)
         assert one.lost_after == pytest.approx(two.lost_after, rel=1e-3, abs=1e-5)
