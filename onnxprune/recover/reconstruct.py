@@ -117,16 +117,15 @@ def _fit_all(state: State, order: list[Step], once: Steps, progress: Progress) -
     while pending:
         first = pending[0]
         together = _together(first, pending)
-        start = 1 - sum(costs[x.node] for x in pending) / total
-        share = sum(costs[x.node] for x in together) / total
-        state.tell = _part(progress, f"reconstructing {first.name}", start, share)
+        start, stop = (1 - sum(costs[x.node] for x in left) / total for left in (pending, _without(pending, together)))
+        state.tell = _part(progress, f"reconstructing {first.name}", start, stop)
         state.tell(0.0)
 
         def fit(first: Step = first, together: list[Step] = together, pending: list[Step] = pending) -> list[Fit]:
             return [*repairs.before(first.node), *_fit(state, first, together, pending)]
 
         fits += once(f"{first.node} {first.name}", fit, start)
-        pending = [x for x in pending if x not in together and x.node not in state.fitted]
+        pending = [x for x in _without(pending, together) if x.node not in state.fitted]
     fits += once("behind the last node", lambda: repairs.before(len(state.pruned.flow.nodes)), 1.0)
     once.finish()
     return fits
@@ -137,6 +136,10 @@ def _together(first: Step, pending: Sequence[Step]) -> list[Step]:
     if not isinstance(first, Linear):
         return [first]
     return [x for x in pending if isinstance(x, Linear) and x.x == first.x and x.form == first.form]
+
+
+def _without(steps: Sequence[Step], some: Sequence[Step]) -> list[Step]:
+    return [x for x in steps if x not in some]
 
 
 def _fit(state: State, first: Step, together: Sequence[Step], pending: Sequence[Step]) -> list[Fit]:
@@ -166,5 +169,5 @@ def _cost(state: State, step: Step) -> float:
     )
 
 
-def _part(progress: Progress, stage: str, start: float, share: float) -> Callable[[float], None]:
-    return lambda done: progress(stage, start + share * done)
+def _part(progress: Progress, stage: str, start: float, stop: float) -> Callable[[float], None]:
+    return lambda done: progress(stage, min(start + (stop - start) * done, stop))

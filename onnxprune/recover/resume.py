@@ -137,9 +137,11 @@ class Steps:
 
     def _catch_up(self, share: float) -> None:
         self.missing = True
-        count = len(self.found)
-        for k in range(count):
-            start, step = share * k / count, share / count
-            self.recorder.repeat(self.found[k], lambda done, s=start, t=step: self.progress("repeating", s + t * done))  # type: ignore[misc]
+        for k, entry in enumerate(self.found):
+
+            def tell(done: float, k: int = k) -> None:
+                self.progress("repeating finished fits", share * min((k + done) / len(self.found), 1.0))
+
+            self.recorder.repeat(entry, tell)
         self.found = []
         self.recorder.start()
