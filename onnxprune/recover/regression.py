@@ -28,10 +28,11 @@ def moments_of(state: State, jobs: list[Job], *, forced: bool = False) -> tuple[
     """Moments of the rows that all jobs share, for fitting and for judging; `forced`: rows of the dense model."""
     x = jobs[0].linear.x
     groups, taps, _ = jobs[0].old.shape
-    limit = positions_of_each(taps, state.samples, groups)
+    outputs = sum(j.old.shape[2] for j in jobs)
+    limit = positions_of_each(taps, state.samples, groups, outputs)
     if state.pruned.providers.in_graph and can_be_in_graph(jobs[0].linear.form) and not forced:
         return _on_device(state, jobs, limit)
-    rows = Rows(state, taps, sum(j.old.shape[2] for j in jobs), limit, groups)
+    rows = Rows(state, taps, outputs, limit, groups)
     sums = [n for j in jobs for n, _ in j.sums]
     wanted_of = [*[j.linear.y for j in jobs], *sums]
     for before, after in state.views([*wanted_of, x] if forced else wanted_of, sums if forced else [x, *sums]):

@@ -272,9 +272,13 @@ def shrunk(covariance: NDArray[np.float64], rows: int) -> NDArray[np.float64]:
     return (1 - share) * covariance + share * np.diag(np.diagonal(covariance))
 
 
-def positions_of_each(channels: int, samples: Samples, groups: int = 1) -> int:
-    """Positions of each sample that are looked at, for Gram matrices of this width, one for each group."""
-    rows = min(max(_WORK / channels**2, _ROWS * channels), _MOST)
+def positions_of_each(channels: int, samples: Samples, groups: int = 1, outputs: int = 0) -> int:
+    """Positions of each sample that are looked at, for Gram matrices of this width, one for each group.
+
+    Products with `outputs` columns count too, beyond four for each channel: those of a vocabulary cost more than all else.
+    """
+    work = channels * max(channels, outputs - 4 * channels)
+    rows = min(max(_WORK / work, _ROWS * channels), _MOST)
     rows = min(rows, max(_ELEMENTS / (channels * groups), 8 * _ROWS * channels))
     return max(-(-int(rows) // max(samples.count, 1)), 1)
 

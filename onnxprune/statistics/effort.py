@@ -35,7 +35,7 @@ def run_seconds(flow: Flow, groups: Groups, linear: Linear, samples: Samples) ->
 def gram_seconds(size: tuple[int, int, int], samples: Samples) -> float:
     """Of the moments of rows `(G, K)` with outputs `(G, M)`."""
     groups, k, m = size
-    rows = float(groups) * positions_of_each(k, samples, groups) * samples.count
+    rows = float(groups) * positions_of_each(k, samples, groups, m) * samples.count
     return rows * (k * (k / 2 + m) / _GRAM + (k + m) / _GATHER)
 
 
