@@ -2,61 +2,36 @@
 
 from __future__ import annotations
 
-import math
 import os
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, get_args
+from dataclasses import dataclass
+from typing import Any
 
 import onnx
 
-from onnxprune.calibrate.batch import Samples
-from onnxprune.calibrate.labels import with_labels
 from onnxprune.calibrate.preprocess import Preprocess
-from onnxprune.calibrate.rebatch import rebatch
-from onnxprune.errors import ModelError, NothingToPruneError, PlanError, UsageError, VerificationError
-from onnxprune.groups.build import build
+from onnxprune.errors import PlanError, UsageError, VerificationError
 from onnxprune.groups.classes import Mask
 from onnxprune.groups.group import Groups
-from onnxprune.io.journal import Journal
-from onnxprune.io.load import load_model, model_size, sha256_model
-from onnxprune.io.share import share_initializers
-from onnxprune.io.surgeon import import_graph
-from onnxprune.lossless.find import edited, find_lossless, verify_lossless
+from onnxprune.io.load import load_model, sha256_model
 from onnxprune.metrics.data import load_data
 from onnxprune.metrics.score import Score
-from onnxprune.plan.plan import Plan, alive_of, make_plan
-from onnxprune.prepare.prepare import Prepared, prepare
-from onnxprune.proof.check import Checker, alive_after, default_tolerance
+from onnxprune.pipeline.pruning import Pruning
+from onnxprune.pipeline.request import Request
+from onnxprune.pipeline.stages import Clock, analysed
+from onnxprune.plan.plan import Plan, alive_of
+from onnxprune.prepare.prepare import Prepared
+from onnxprune.proof.check import Checker, default_tolerance
 from onnxprune.proof.oracle import Verification
-from onnxprune.recover.factors import match_zeros
-from onnxprune.recover.merge import merge_channels
-from onnxprune.recover.normalization import at_home, brought_back
-from onnxprune.recover.reconstruct import reconstruct as fit
 from onnxprune.recover.solve import Mode
-from onnxprune.report.effort import effort
 from onnxprune.report.evaluate import evaluate as run_evaluation
-from onnxprune.report.fidelity import fidelity
-from onnxprune.report.losses import group_losses, input_axes
-from onnxprune.report.report import Report, count_params, rows, total_macs
-from onnxprune.select.allocate import Attention, Options, Ranking, candidates, choose
-from onnxprune.select.context import ScoreContext
-from onnxprune.select.criteria import find, score
-from onnxprune.select.target import Quantity, choose_to_target
-from onnxprune.statistics.channels import channel_statistics
-from onnxprune.statistics.expected import Expected, expected_statistics
-from onnxprune.statistics.gate_gradients import gate_gradients
-from onnxprune.statistics.providers import parse_providers
-from onnxprune.statistics.sensitivity import output_sensitivity
-from onnxprune.statistics.stream import at_hand
+from onnxprune.report.report import Report
+from onnxprune.select.allocate import Attention, Options, Ranking
+from onnxprune.select.target import Quantity
 from onnxprune.surgery.apply import apply_alive
-from onnxprune.trace.tracer import trace
 
 Source = str | os.PathLike[str] | onnx.ModelProto
 Progress = Callable[[str, float], None]
-_DRAWN = 4  # random inputs for normalizations
-_SHARES = {"select": (0.3, 0.4), "surgery": (0.4, 0.9), "report": (0.9, 1.0)}  # of a run without data
 Data = Any  # whatever `onnxprune.calibrate.read.read_samples` takes
 
 
@@ -151,170 +126,35 @@ def prune(
     """
     if ratio is not None and target:
         raise UsageError("ratio and target exclude each other: the target finds the ratio")
-    if lossless and data is not None:
-        raise UsageError("lossless removes what provably does nothing: there is nothing to learn from data")
-    if lossless and merge:
-        raise UsageError("lossless removes what provably does nothing: there is nothing to merge")
-    if reconstruct not in (None, *get_args(Mode)):
-        raise UsageError(f"reconstruct {reconstruct!r} is none of {', '.join(get_args(Mode))}")
     name = criterion or ("l2" if not merge and (data is None or reconstruct == "none") else "obs")
     share = 0.5 if ratio is None else ratio
     options = Options(
         share, dict(ratios or {}), name, ranking, round_to, min_channels, tuple(ignore), tuple(only), attention
     )
-    run_on = parse_providers(providers)
-    journal = None if resume is None else Journal(resume)
+    request = Request(
+        options,
+        dict(target or {}),
+        width,
+        data,
+        samples,
+        mask,
+        labels,
+        reconstruct,
+        merge,
+        lossless,
+        memory,
+        providers,
+        resume,
+        shapes,
+        check,
+        seed,
+    )
     tell = progress or (lambda stage, done: None)
-    clock = _Clock()
+    clock = Clock()
     tell("load", 0.0)
     source = _model(model)
     clock("load")
-    tell("trace", 0.0)
-    prepared, groups = _analyze(source, width, shapes)
-    clock("trace")
-    found = None if data is None else at_hand(_samples(data, source, samples, mask, shapes, seed, labels), memory // 4)
-    expected, gradients, sensitivity = None, None, {}
-    found = found and rebatch(found, source, groups.trace.values, memory // 16)
-    at_samples = found is not None and found.synthetic and not merge  # merging scales to the statistics that are stored
-    home = at_home(prepared.model, found, memory // 2) if found is not None and at_samples else None
-    reference = prepared if home is None else replace(prepared, model=home.model)
-    shares, needed, ranked = _SHARES, merge or find(name).needs_data, ranking == "global" and find(name).needs_data
-    judged = find(name).needs_gradients and not lossless
-    if found is not None:
-        asked = reconstruct != "none"
-        work = effort(prepared, groups, found, statistics=needed, gradients=judged, sensitivity=ranked, reconstruction=asked)
-        shares = work.bounds(sum(clock.seconds.values()))
-    if found is not None and judged:
-        inner = _part(tell, *shares["gradients"])
-        gradients = gate_gradients(
-            reference.model, groups, found, seed=seed, budget=memory // 2, journal=journal, progress=inner
-        )
-        clock("gradients")
-    if found is not None and needed:
-        inner = _part(tell, *shares["statistics"])
-        expected = Expected(
-            channel_statistics(
-                reference.model, groups, found, budget=memory // 2, providers=run_on, journal=journal, progress=inner
-            )
-        )
-        clock("statistics")
-        if ranked:
-            inner = _part(tell, *shares["sensitivity"])
-            sensitivity = output_sensitivity(
-                reference.model,
-                groups,
-                found,
-                only=candidates(groups, options),
-                providers=run_on,
-                journal=journal,
-                progress=inner,
-            )
-            clock("sensitivity")
-    elif merge:
-        expected = expected_statistics(prepared.model, groups)
-        clock("statistics")
-    tell("select", shares["select"][0])
-    traced, proven = prepared, None
-    if lossless:
-        proven = find_lossless(prepared, groups)
-        choices = [c for c in proven.choices if c.count]
-        traced = replace(prepared, model=edited(prepared.model, proven))
-    else:
-        scores = score(ScoreContext(groups, expected.statistics if expected else None, seed, sensitivity, gradients), name)
-        if target:
-            choices, reached = choose_to_target(groups, options, scores, target)
-            options = replace(options, ratio=reached)
-        else:
-            choices = choose(groups, options, scores)
-        choices = [c for c in choices if c.count]
-    expected = expected if merge else None
-    if not choices:
-        raise NothingToPruneError(_nothing(groups, options) if proven is None else "every channel does something")
-    clock("select")
-    tell("surgery", shares["surgery"][0])
-    checker = Checker(traced, groups, seed, default_tolerance(groups), shapes)
-    if check:
-        pruned, choices, verification = checker.prune(choices, _part(tell, *shares["surgery"]))
-    else:
-        pruned, verification = apply_alive(traced.model, groups, alive_after(groups, choices)), None
-    clock("surgery and verification" if check else "surgery")
-    if not choices:
-        raise NothingToPruneError(f"no group passed its check: {checker.put_back[0].reason}")
-    if check and proven is not None and verification is not None and verification.passed:
-        verification = verify_lossless(prepared, groups, pruned, seed=seed)
-    alive = alive_after(groups, choices)
-    merging = None
-    shared: dict[str, str] = {}
-    if expected is not None:
-        merging = merge_channels(prepared, groups, alive, pruned, expected.statistics, unknown=expected.unknown)
-        pruned, expected = merging.model, None
-        clock("merging")
-    recovery = None
-    compared = prepared.model, pruned
-    if found is not None and reconstruct != "none":
-        mode = reconstruct or "lsq"
-        inner = _part(tell, *shares["reconstruction"])
-        start = pruned if home is None else apply_alive(reference.model, groups, alive)
-        recovery = fit(
-            reference,
-            groups,
-            alive,
-            start,
-            found,
-            mode=mode,
-            budget=memory // 4,
-            providers=run_on,
-            journal=journal,
-            progress=inner,
-        )
-        compared = reference.model, recovery.model
-        pruned = recovery.model if home is None else brought_back(recovery.model, pruned)
-        clock("reconstruction")
-    elif found is None and reconstruct is None and not all(c.group.exact for c in choices):
-        pruned = _match_zeros(prepared, groups, alive, pruned, source, shapes, seed)
-        clock("factors of normalizations")
-    if merge:
-        known = {t.name for t in prepared.model.graph.initializer}
-        pruned, shared = share_initializers(pruned, keep={t.name for t in pruned.graph.initializer} - known)
-    changed = recovery is not None or merge
-    if changed and check and verification is not None and all(c.group.exact for c in choices):
-        verification = checker.verify(pruned, alive) or verification
-        clock("verification of the result")
-    tell("comparing outputs", shares["report"][0])
-    likeness = [] if found is None else fidelity(*compared, found, providers=run_on)
-    plan = make_plan(sha256_model(source), groups, choices, alive)
-    report = Report(
-        count_params(groups),
-        count_params(groups, alive),
-        total_macs(groups, prepared.graph),
-        total_macs(groups, import_graph(pruned), alive),
-        model_size(source),
-        model_size(pruned),
-        rows(groups, choices),
-        groups.frozen,
-        groups.trace.unknown,
-        groups.trace.failures,
-        checker.put_back,
-        verification,
-        checker.unverified if check else "not asked for",
-        dict(prepared.shapes),
-        clock.seconds,
-        "" if found is None else "; ".join(t for t in (found.origin, "" if home is None else home.text) if t),
-        name,
-        [] if recovery is None else recovery.fits,
-        likeness,
-        None if proven is None else {g: {str(k): n for k, n in kinds.items()} for g, kinds in proven.counts().items()},
-        merges=None if merging is None else merging.merges,
-        shared=shared,
-        gradients="" if gradients is None else gradients.backend,
-    )
-    if recovery is not None:
-        members = {c.group.id: c.group.members for c in choices}
-        report.losses = group_losses(recovery.fits, members, input_axes(prepared.model, groups.trace.shape_of))
-    report.resumed = "" if journal is None else str(journal)
-    clock("report")
-    tell("done", 1.0)
-    return PruneResult(pruned, plan, report)
+    return PruneResult(*Pruning(source, request, tell, clock).run())
 
 
 def analyze(model: Source, *, width: bool = False, shapes: Mapping[str, Sequence[int]] | None = None) -> Groups:
@@ -328,7 +168,7 @@ def analyze(model: Source, *, width: bool = False, shapes: Mapping[str, Sequence
     Raises:
         ModelError: the model can't be read or is not valid.
     """
-    return _analyze(_model(model), width, shapes)[1]
+    return analysed(_model(model), width=width, shapes=shapes)[1]
 
 
 def apply(model: Source, plan: Plan, *, shapes: Mapping[str, Sequence[int]] | None = None) -> onnx.ModelProto:
@@ -377,66 +217,8 @@ def verify(
     return result
 
 
-def _match_zeros(
-    prepared: Prepared,
-    groups: Groups,
-    alive: Mask,
-    pruned: onnx.ModelProto,
-    source: onnx.ModelProto,
-    shapes: Mapping[str, Sequence[int]] | None,
-    seed: int,
-) -> onnx.ModelProto:
-    """Normalizations over a pruned width, without data; as they were where the model can't be run."""
-    try:
-        return match_zeros(prepared, groups, alive, pruned, _samples("synthetic", source, _DRAWN, None, shapes, seed))
-    except ModelError:
-        return pruned
-
-
-class _Clock:
-    """Seconds by stage."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self.last = time.perf_counter()
-
-    def __call__(self, stage: str) -> None:
-        now = time.perf_counter()
-        self.seconds[stage] = now - self.last
-        self.last = now
-
-
-def _samples(
-    data: Data,
-    source: onnx.ModelProto,
-    samples: int,
-    mask: str | None,
-    shapes: Mapping[str, Sequence[int]] | None,
-    seed: int,
-    labels: Sequence[int] | None = None,
-) -> Samples:
-    if isinstance(data, Samples):
-        return data if labels is None else with_labels(data, labels)
-    from onnxprune.calibrate.read import read_samples
-
-    given = None if isinstance(data, str) and data == "synthetic" else data
-    return read_samples(given, source, samples=samples, mask=mask, labels=labels, shapes=shapes, seed=seed)
-
-
-def _part(tell: Progress, start: float, stop: float) -> Progress:
-    """Progress of a part of the whole."""
-    return lambda stage, done: tell(stage, start + (stop - start) * done)
-
-
 def _model(model: Source) -> onnx.ModelProto:
     return model if isinstance(model, onnx.ModelProto) else load_model(model)
-
-
-def _analyze(source: onnx.ModelProto, width: bool, shapes: Mapping[str, Sequence[int]] | None) -> tuple[Prepared, Groups]:
-    prepared = prepare(source, shapes)
-    traced = trace(prepared.graph, prepared.shapes, prepared.inferred)
-    traced.clones = prepared.clones
-    return prepared, build(traced, width=width)
 
 
 def evaluate(
@@ -476,18 +258,5 @@ def _resolve(
     found = sha256_model(source)
     if found != plan.sha256:
         raise PlanError(f"the plan is for the model with hash {plan.sha256[:12]}..., this one has {found[:12]}...")
-    prepared, groups = _analyze(source, True, shapes)
+    prepared, groups = analysed(source, width=True, shapes=shapes)
     return prepared, groups, alive_of(plan, groups)
-
-
-def _nothing(groups: Groups, options: Options) -> str:
-    """Why no unit goes."""
-    if groups.groups:
-        return f"at ratio {options.ratio:g} with these options no group loses a unit ({len(groups.groups)} groups could)"
-    if not groups.frozen:
-        return "the model has no weights"
-    sizes = {name: math.prod(weight.shape) for name, weight in groups.trace.weights.items()}
-    channels = [f for f in groups.frozen if f.axis < 2] or groups.frozen  # not the taps of a kernel
-    held = max(channels, key=lambda f: (f.inexact, sizes[f.weight]))
-    hint = "; `width` prunes such axes too" if held.inexact else ""
-    return f"no group can be pruned; for example axis {held.axis} of {held.weight!r}: {held.reason}{hint}"

@@ -11,15 +11,29 @@ import typer
 
 from onnxprune.cli import values
 from onnxprune.cli.screen import Screen
+from onnxprune.errors import UsageError
 
 if TYPE_CHECKING:
+    import onnx
+
+    from onnxprune.calibrate.batch import Samples
     from onnxprune.report.ranking import GroupRanking, InitializerRanking
 
 
 def score(
     context: typer.Context,
     source: Annotated[Path, typer.Argument(metavar="MODEL", help="Model to look at.", show_default=False)],
-    criterion: Annotated[str, typer.Option(metavar="NAME", help="Importance of a unit.")] = "l2",
+    criterion: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Importance of a unit; obs with data, l2 without.", show_default=False),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(metavar="PATH", help="Unlabelled samples: npz, folder, file.py:function, or 'synthetic'."),
+    ] = None,
+    samples: Annotated[int, typer.Option(metavar="N", min=1, help="Use at most N samples.")] = 512,
+    preprocess: Annotated[str | None, typer.Option(metavar="KEY=VALUE,...", help="For images: size, mean, std ...")] = None,
+    mask: Annotated[str | None, typer.Option(metavar="INPUT", help="Input whose zeros mark padding.")] = None,
     top: Annotated[int, typer.Option(metavar="N", min=0, help="Name the N least and most important of each.")] = 3,
     width: Annotated[bool, typer.Option("--width", help="Also groups that a statistic runs over (inexact).")] = False,
     shape: Annotated[list[str] | None, typer.Option(metavar="NAME=N,N,...", help="Shape of an input. Repeatable.")] = None,
@@ -30,19 +44,26 @@ def score(
     """Rank the channels of every group and initializer."""
     screen = cast(Screen, context.obj)
     shapes = values.shapes(shape or [])
+    criterion = criterion or ("l2" if data is None else "obs")
     _check(criterion, plot)
     values.check_outputs([source], [plot])
-    from onnxprune.api import analyze
+    if (preprocess or mask) and data is None:
+        raise UsageError("--preprocess and --mask need samples: give --data PATH")
     from onnxprune.io.load import load_model
+    from onnxprune.pipeline.evidence import Needs, gather
+    from onnxprune.pipeline.stages import analysed, part
     from onnxprune.report.ranking import rank_groups, rank_initializers
-    from onnxprune.select.context import ScoreContext
     from onnxprune.select.criteria import score as score_units
 
     model = load_model(source)
     with screen.progress() as progress:
         progress("analysing", 0.0)
-        seen = ScoreContext(analyze(model, width=width, shapes=shapes or None), seed=seed)
-        progress(f"scoring by {criterion}", 0.5)
+        prepared, units = analysed(model, width=width, shapes=shapes or None)
+        given = None if data is None else _read(model, data, samples, mask, preprocess, shapes, seed)
+        needs = Needs.of(criterion) if given is not None else Needs(False, False, False)
+        evidence = gather(prepared, units, given, needs, seed=seed, progress=lambda stage: part(progress, (0.1, 0.8)))
+        progress(f"scoring by {criterion}", 0.8)
+        seen = evidence.context(units, seed)
         groups = rank_groups(seen, score_units(seen, criterion))
         initializers = rank_initializers(seen)
     if plot:
@@ -51,6 +72,23 @@ def score(
         screen.document({"model": str(source), "criterion": criterion, **_document(groups, initializers)})
     else:
         _show(screen, groups, initializers, criterion, top)
+
+
+def _read(
+    model: onnx.ModelProto,
+    data: str,
+    samples: int,
+    mask: str | None,
+    preprocess: str | None,
+    shapes: dict[str, tuple[int, ...]],
+    seed: int,
+) -> Samples:
+    from onnxprune.calibrate.preprocess import parse_preprocess
+    from onnxprune.calibrate.read import read_samples
+
+    chosen = parse_preprocess(preprocess) if preprocess else None
+    source = None if data == "synthetic" else data
+    return read_samples(source, model, samples=samples, mask=mask, preprocess=chosen, shapes=shapes or None, seed=seed)
 
 
 def _check(criterion: str, plot: Path | None) -> None:

@@ -129,3 +129,18 @@ def test_figures(invoke, model, nothing, tmp_path):
     assert invoke("score", model, "--plot", tmp_path / "again.svg", "-q").code == 0
     assert (tmp_path / "again.svg").read_bytes() == (tmp_path / "out.svg").read_bytes()
     assert invoke("score", nothing, "--plot", tmp_path / "none.svg", "-q").code == 0
+
+
+@pytest.mark.parametrize("criterion", [[], ["--criterion", "wanda"], ["--criterion", "fisher"]])
+def test_criteria_that_look_at_samples(invoke, criterion):
+    data = ["--data", "models/fashion_mnist.npz", "--samples", "32"]
+    found = json.loads(invoke("score", "models/mobilenet.onnx", "--json", *data, *criterion).out)
+    assert found["criterion"] == (criterion or ["", "obs"])[1]
+    plain = json.loads(invoke("score", "models/mobilenet.onnx", "--json").out)
+    same = [a["ranked"] == b["ranked"] for a, b in zip(found["groups"], plain["groups"], strict=True)]
+    assert sum(same) < len(same) / 2
+
+
+def test_such_a_criterion_without_samples_says_what_to_do(invoke):
+    result = invoke("score", "models/mobilenet.onnx", "--criterion", "wanda")
+    assert result.code == 2 and "needs samples" in result.err

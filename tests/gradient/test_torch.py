@@ -9,8 +9,8 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from onnxprune.api import _analyze
 from onnxprune.calibrate.read import read_samples
+from onnxprune.pipeline.stages import analysed
 from onnxprune.statistics.gate_gradients import gate_gradients
 
 torch = pytest.importorskip("torch")
@@ -32,7 +32,7 @@ def network(model):
 
 def test_squared_gradients_of_inner_channels():
     model = onnx.load(MODELS / "resnet.onnx")
-    prepared, groups = _analyze(model, False, None)
+    prepared, groups = analysed(model, width=False, shapes=None)
     labels = np.random.default_rng(0).integers(0, 10, 1024)
     data = read_samples(MODELS / "fashion_mnist.npz", model, samples=40, labels=labels)
     found = gate_gradients(prepared.model, groups, data)

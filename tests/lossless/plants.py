@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from onnxprune.api import _analyze
 from onnxprune.groups.group import Group, Groups
 from onnxprune.io.surgeon import constant_array
 from onnxprune.lossless.find import Lossless, prune_lossless
+from onnxprune.pipeline.stages import analysed
 from onnxprune.proof.inputs import random_inputs
 from onnxprune.proof.oracle import relative_error
 from onnxprune.proof.session import run
@@ -37,7 +37,7 @@ class Planted:
     model: onnx.ModelProto
 
     def __post_init__(self) -> None:
-        self.prepared, self.groups = _analyze(self.model, False, None)
+        self.prepared, self.groups = analysed(self.model, width=False, shapes=None)
         stored = stored_weights(self.groups.trace.graph)
         self.weights = {n: np.array(constant_array(stored[n])) for n, w in self.groups.trace.weights.items() if w.stored}
         self.edited: set[str] = set()
@@ -97,7 +97,7 @@ class Planted:
 
 def outcome(model: onnx.ModelProto) -> tuple[onnx.ModelProto, Lossless, Groups, float]:
     """The result of the lossless mode, and the largest relative difference of any output on random inputs."""
-    prepared, groups = _analyze(model, False, None)
+    prepared, groups = analysed(model, width=False, shapes=None)
     pruned, found = prune_lossless(prepared, groups)
     gone = [c.classes for c in found.choices]
     assert not gone or groups.violations(groups.alive_labels(np.concatenate(gone))) == []

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from onnxprune.api import _analyze
 from onnxprune.lossless.find import edited, find_lossless, verify_lossless
+from onnxprune.pipeline.stages import analysed
 from onnxprune.proof.inputs import random_inputs
 from onnxprune.proof.oracle import relative_error
 from onnxprune.proof.session import run
@@ -151,7 +151,7 @@ def test_a_refusal_has_a_reason():
     )
     holds(0.5)(plants.weights)
     plants.edited = {"w1", "b1"}
-    found = find_lossless(*_analyze(plants.build(), False, None))
+    found = find_lossless(*analysed(plants.build(), width=False, shapes=None))
     assert [r[2:] for r in found.refused] == [(5, "Conv 'y' has no bias of its own to take a constant of 0.5")]
 
 
@@ -369,7 +369,7 @@ def test_edits_alone_change_nothing_and_the_source_is_left_as_it_was():
     plants.edited = {"w1", "b1"}
     model = plants.build()
     before = model.SerializeToString()
-    prepared, groups = _analyze(model, False, None)
+    prepared, groups = analysed(model, width=False, shapes=None)
     found = find_lossless(prepared, groups)
     assert found.counts() == {"g0": {"multiple": 1, "constant": 1}}
     feeds = random_inputs(prepared.graph, prepared.shapes, groups.trace.values, 3)

@@ -7,10 +7,11 @@ import onnx
 import pytest
 
 import onnxprune
-from onnxprune.api import _analyze, analyze
+from onnxprune.api import analyze
 from onnxprune.calibrate.read import read_samples
 from onnxprune.errors import UsageError
 from onnxprune.gradient.loss import Loss
+from onnxprune.pipeline.stages import analysed
 from onnxprune.select.allocate import Options, allocate
 from onnxprune.select.context import ScoreContext
 from onnxprune.select.criteria import score
@@ -111,7 +112,7 @@ def test_labels_that_do_not_fit(two, labels, text):
 
 def test_every_unit_of_a_transformer_is_reached():
     model = onnx.load(MODELS / "vit_legacy.onnx")
-    prepared, groups = _analyze(model, False, None)
+    prepared, groups = analysed(model, width=False, shapes=None)
     found = gate_gradients(prepared.model, groups, read_samples(MODELS / "fashion_mnist.npz", model, samples=24))
     assert not found.stopped and all(k.all() for k in found.known.values())
     assert {g.kind for g in groups.groups} == {"heads", "head-dim", "channel"}

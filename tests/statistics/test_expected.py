@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from onnxprune.api import _analyze
 from onnxprune.calibrate.batch import Batch, Samples
 from onnxprune.calibrate.read import read_samples
 from onnxprune.io.load import load_model
+from onnxprune.pipeline.stages import analysed
 from onnxprune.statistics.channels import channel_statistics
 from onnxprune.statistics.expected import expected_statistics
 from onnxprune.statistics.gaussian import NODES, Channels
@@ -81,7 +81,7 @@ def test_statistics_are_those_of_normal_inputs(case):
         )  # fmt: skip
     used = {n: a for n, a in weights.items() if f" {n})" in BODIES[case] or f" {n}," in BODIES[case]}
     model = make(BODIES[case], used)
-    prepared, groups = _analyze(model, False, None)
+    prepared, groups = analysed(model, width=False, shapes=None)
     x = rng.standard_normal((N, 6)).astype(np.float32).reshape(N, 6, *([1, 1] if "Conv" in BODIES[case] else []))
     seen = channel_statistics(prepared.model, groups, Samples([Batch({"x": x}, N)], N, "test", False, None))
     found = expected_statistics(prepared.model, groups)
@@ -108,7 +108,7 @@ def test_gates_and_sums_of_other_variables():
         y = MatMul (both, w5)
     }"""
     model = make(body, dict(w1=(6, 8), w2=(7, 8), w3=(7, 5), w4=(6, 5), w5=(13, 4)))
-    prepared, groups = _analyze(model, False, None)
+    prepared, groups = analysed(model, width=False, shapes=None)
     (found,) = [s for s in expected_statistics(prepared.model, groups).statistics if s.tensor == "both"]
     rng = np.random.default_rng(0)
     feeds = {n: rng.standard_normal((N, k)).astype(np.float32) for n, k in (("x", 6), ("z", 7))}
@@ -121,7 +121,7 @@ def test_gates_and_sums_of_other_variables():
 
 def test_correlations_of_a_trained_network_are_found_without_data():
     model = load_model("models/resnet.onnx")
-    prepared, groups = _analyze(model, False, None)
+    prepared, groups = analysed(model, width=False, shapes=None)
     found = {s.tensor: s for s in expected_statistics(prepared.model, groups).statistics}
     seen = channel_statistics(prepared.model, groups, read_samples("models/fashion_mnist.npz", model, samples=32))
     inner = [s for s in seen if s.tensor.endswith("Relu_output_0") and s.tensor.startswith("/blocks")]
@@ -144,6 +144,6 @@ def test_what_is_not_known_is_said():
         y = MatMul (h, w2)
     }"""
     model = make(body, dict(w1=(6, 8), w2=(8, 4)))
-    prepared, groups = _analyze(model, False, None)
+    prepared, groups = analysed(model, width=False, shapes=None)
     found = expected_statistics(prepared.model, groups)
     assert not found.statistics and "Softmax" in found.unknown["h"]

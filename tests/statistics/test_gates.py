@@ -7,10 +7,10 @@ import onnx
 import pytest
 from scipy.stats import spearmanr
 
-from onnxprune.api import _analyze
 from onnxprune.calibrate.batch import Batch, Samples
 from onnxprune.calibrate.read import read_samples
 from onnxprune.errors import UsageError
+from onnxprune.pipeline.stages import analysed
 from onnxprune.proof.session import run
 from onnxprune.select.context import ScoreContext
 from onnxprune.select.criteria import score
@@ -61,9 +61,9 @@ SMALL = {
 }  # fmt: skip
 
 
-def analysed(name):
+def small(name):
     text, weights, shape = SMALL[name]
-    prepared, groups = _analyze(make(text, weights), False, None)
+    prepared, groups = analysed(make(text, weights), width=False, shapes=None)
     return lift(prepared.model), groups, shape
 
 
@@ -80,7 +80,7 @@ FILES = ("resnet", "mobilenet", "vit_legacy", "gru", "unet")
 def test_a_gate_at_zero_is_the_pruned_model(name):
     """A unit of the first and the last group of each kind goes: by surgery, and by gates."""
     source = make(*SMALL[name][:2]) if name in SMALL else onnx.load(MODELS / f"{name}.onnx")
-    prepared, groups = _analyze(source, False, None)
+    prepared, groups = analysed(source, width=False, shapes=None)
     model = lift(prepared.model)
     gated = GatedModel(model, groups)
     sessions = gated.open()
@@ -113,7 +113,7 @@ def compared(model, groups, data, seed=0):
 @pytest.mark.parametrize("name", SMALL)
 @pytest.mark.parametrize("labels", [None, np.array([0, 1, 2, 0, 1, 2])], ids=["drawn", "given"])
 def test_gradients_are_differences(name, labels):
-    model, groups, shape = analysed(name)
+    model, groups, shape = small(name)
     labels = labels if name in ("convolutions", "gru") else None
     found, rows = compared(model, groups, samples(shape, labels=labels))
     assert found.labels == ("drawn" if labels is None else "given")
@@ -124,7 +124,7 @@ def test_gradients_are_differences(name, labels):
 
 @pytest.mark.parametrize("name", SMALL)
 def test_neither_batches_nor_the_budget_matter(name):
-    model, groups, shape = analysed(name)
+    model, groups, shape = small(name)
     first = gate_gradients(model, groups, samples(shape, batch=3))
     for other in (
         gate_gradients(model, groups, samples(shape, batch=6)),
@@ -142,8 +142,8 @@ def test_neither_batches_nor_the_budget_matter(name):
 def test_a_batch_that_the_model_fixes():
     """Samples are told apart by their losses; what fills up the batch does not count."""
     text, weights, shape = SMALL["convolutions"]
-    free, groups, _ = analysed("convolutions")
-    prepared, fixed_groups = _analyze(make(text.replace("[N,", "[4,"), weights), False, None)
+    free, groups, _ = small("convolutions")
+    prepared, fixed_groups = analysed(make(text.replace("[N,", "[4,"), weights), width=False, shapes=None)
     x = samples(shape, n=6, batch=6).batches[0].feeds["x"]
     batches = [Batch({"x": x[:4]}, 4), Batch({"x": x[[4, 5, 5, 5]]}, 2)]
     fixed = gate_gradients(prepared.model, fixed_groups, Samples(batches, 6, "test", False, None))
@@ -163,7 +163,7 @@ def test_time_first():
     weights = dict(w1=(4, 6), w2=(6, 3))
     found = []
     for body in (text, turned):
-        prepared, groups = _analyze(make(body, weights), False, None)
+        prepared, groups = analysed(make(body, weights), width=False, shapes=None)
         found.append(gate_gradients(prepared.model, groups, samples((5, 4), n=40, batch=8)))
     assert [f.samples for f in found] == [40, 40]
     np.testing.assert_allclose(found[0].squares["g0"], found[1].squares["g0"] * found[1].losses[0].scale ** 2, rtol=0.6)
@@ -174,7 +174,7 @@ def test_padding_does_not_count():
     """Tokens that a mask hides: whatever their scores are."""
     text = """(int64[N, 4] ids, int64[N, 4] attention_mask) => (float[N, 4, 7] logits) {
       a = Gather (table, ids)  b = MatMul (a, w1)  c = Relu (b)  logits = MatMul (c, w2) }"""
-    prepared, groups = _analyze(make(text, dict(table=(7, 5), w1=(5, 6), w2=(6, 7))), False, None)
+    prepared, groups = analysed(make(text, dict(table=(7, 5), w1=(5, 6), w2=(6, 7))), width=False, shapes=None)
     ids, mask = np.array([[1, 2, 3, 4]]), np.array([[1, 1, 0, 0]])
 
     def of(row):
@@ -200,14 +200,14 @@ def test_differences_take_over_where_no_derivative_is():
       a = MatMul (x, w1)  b = Relu (a)  c = MatMul (b, w2)  d = Hardmax (c)  e = Add (c, d)
       f = MatMul (e, w3)  g = Relu (f)  y = MatMul (g, w4) }"""
     weights = dict(w1=(4, 6), w2=(6, 5), w3=(5, 7), w4=(7, 3))
-    prepared, groups = _analyze(make(text, weights), False, None)
+    prepared, groups = analysed(make(text, weights), width=False, shapes=None)
     found = gate_gradients(prepared.model, groups, samples((4,)))
     assert found.stopped and found.differences == 6 and "central differences for 6 units and none for 0" in found.backend
     assert found.known["g0"].all() and found.squares["g0"].all()
 
 
 def test_a_function_body_that_can_not_be_run_is_not_used(monkeypatch):
-    model, groups, shape = analysed("convolutions")
+    model, groups, shape = small("convolutions")
 
     def broken(gated):
         result = onnx.ModelProto()
@@ -223,7 +223,7 @@ def test_a_function_body_that_can_not_be_run_is_not_used(monkeypatch):
 
 def test_integer_outputs_give_no_loss():
     text = "(float[N, 4] x) => (int64[N, 1] y) { a = MatMul (x, w1)  b = Relu (a)  c = MatMul (b, w2)  y = ArgMax <axis = 1> (c) }"
-    prepared, groups = _analyze(make(text, dict(w1=(4, 6), w2=(6, 5))), False, None)
+    prepared, groups = analysed(make(text, dict(w1=(4, 6), w2=(6, 5))), width=False, shapes=None)
     with pytest.raises(UsageError, match="'y' int64"):
         gate_gradients(prepared.model, groups, samples((4,)))
 
@@ -231,7 +231,7 @@ def test_integer_outputs_give_no_loss():
 @pytest.fixture(scope="module")
 def resnet():
     model = onnx.load(MODELS / "resnet.onnx")
-    prepared, groups = _analyze(model, False, None)
+    prepared, groups = analysed(model, width=False, shapes=None)
     data = read_samples(DATA, model, samples=64)
     return lift(prepared.model), groups, data, gate_gradients(prepared.model, groups, data)
 

@@ -8,9 +8,10 @@ import onnxruntime as ort
 import pytest
 
 import onnxprune
-from onnxprune import api
 from onnxprune.calibrate.read import read_samples
 from onnxprune.errors import UsageError
+from onnxprune.pipeline import pruning
+from onnxprune.pipeline.stages import analysed
 from onnxprune.statistics.channels import channel_statistics
 from onnxprune.statistics.providers import CPU, Providers, parse_providers
 from onnxprune.statistics.stream import Stream
@@ -57,7 +58,7 @@ def test_a_provider_that_does_not_start_is_noticed():
 
 @pytest.mark.parametrize("name", ["resnet", "vit_legacy", "gru"])
 def test_statistics_are_those_of_the_host(name):
-    prepared, groups = api._analyze(onnx.load(MODELS / f"{name}.onnx"), False, None)
+    prepared, groups = analysed(onnx.load(MODELS / f"{name}.onnx"), width=False, shapes=None)
     samples = read_samples(MODELS / "fashion_mnist.npz", prepared.model, samples=16, batch=6)
     host, device = (
         channel_statistics(prepared.model, groups, samples, providers=Providers(in_graph=g)) for g in (False, True)
@@ -90,7 +91,7 @@ def test_fits_are_those_of_the_host(monkeypatch, name):
     samples = read_samples(MODELS / "fashion_mnist.npz", source, samples=24)
     found = []
     for in_graph in (False, True):
-        monkeypatch.setattr(api, "parse_providers", lambda names, g=in_graph: Providers(in_graph=g))
+        monkeypatch.setattr(pruning, "parse_providers", lambda names, g=in_graph: Providers(in_graph=g))
         found.append(onnxprune.prune(source, ratio=0.3, criterion="l2", data=samples, check=False).report.fits)
     assert len(found[0]) == len(found[1]) > 2
     for one, two in zip(*found, strict=True):

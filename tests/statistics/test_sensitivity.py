@@ -4,8 +4,8 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxprune.api import _analyze
 from onnxprune.calibrate.batch import Batch, Samples
+from onnxprune.pipeline.stages import analysed
 from onnxprune.statistics.sensitivity import output_sensitivity
 from tests.models_text import make
 
@@ -49,7 +49,7 @@ def samples(x, size=None, **others):
 
 
 def by_weight(model, given):
-    prepared, groups = _analyze(model, False, None)
+    prepared, groups = analysed(model, width=False, shapes=None)
     found = output_sensitivity(prepared.model, groups, given)
     return {group.members[0][0]: found[group.id] for group in groups.groups}
 

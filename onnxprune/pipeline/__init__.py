@@ -1,0 +1,1 @@
+"""One pruning, stage by stage: evidence, choice, surgery, repair, report."""

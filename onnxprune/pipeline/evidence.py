@@ -1,0 +1,119 @@
+"""What criteria judge by: statistics of activations, gradients of gates, sensitivities, as far as one asks for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from onnxprune.calibrate.batch import Samples
+from onnxprune.groups.group import Group, Groups
+from onnxprune.io.journal import Journal
+from onnxprune.pipeline.stages import Progress
+from onnxprune.prepare.prepare import Prepared
+from onnxprune.select.context import ScoreContext
+from onnxprune.select.criteria import find
+from onnxprune.statistics.channels import channel_statistics
+from onnxprune.statistics.expected import Expected, expected_statistics
+from onnxprune.statistics.gate_gradients import GateGradients, gate_gradients
+from onnxprune.statistics.providers import CPU, Providers
+from onnxprune.statistics.sensitivity import output_sensitivity
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What has to be measured.
+
+    Attributes:
+        statistics: moments of what linear nodes read; expected ones where there are no samples.
+        gradients: of gates on units.
+        sensitivity: of the output to errors at the readers of each group.
+    """
+
+    statistics: bool
+    gradients: bool
+    sensitivity: bool
+
+    @classmethod
+    def of(cls, criterion: str, *, merge: bool = False, ranked: bool = False) -> Needs:
+        """What a criterion asks for.
+
+        Args:
+            criterion: its name.
+            merge: removed channels are folded into others by their statistics.
+            ranked: all groups compete with each other.
+        """
+        asked = find(criterion)
+        return cls(merge or asked.needs_data, asked.needs_gradients, ranked and asked.needs_data)
+
+
+@dataclass
+class Evidence:
+    """What was measured; None, or empty, where it was not asked for."""
+
+    expected: Expected | None = None
+    gradients: GateGradients | None = None
+    sensitivity: Mapping[str, float] = field(default_factory=dict)
+
+    def context(self, groups: Groups, seed: int) -> ScoreContext:
+        """What a criterion sees."""
+        statistics = self.expected.statistics if self.expected else None
+        return ScoreContext(groups, statistics, seed, dict(self.sensitivity), self.gradients)
+
+
+def gather(
+    reference: Prepared,
+    groups: Groups,
+    samples: Samples | None,
+    needs: Needs,
+    *,
+    only: Sequence[Group] | None = None,
+    seed: int = 0,
+    budget: int = 1 << 30,
+    providers: Providers = CPU,
+    journal: Journal | None = None,
+    progress: Callable[[str], Progress] = lambda stage: lambda what, done: None,
+    clock: Callable[[str], None] = lambda stage: None,
+) -> Evidence:
+    """Measures what is needed.
+
+    Args:
+        reference: the model that samples run through.
+        groups: its analysis.
+        samples: calibration samples; without them statistics are those that the weights let one expect.
+        needs: what to measure.
+        only: groups that compete, for sensitivities; all where not given.
+        seed: of drawn labels.
+        budget: bytes of activations held in memory.
+        providers: ONNX Runtime's execution providers.
+        journal: finished results of a run that was cut off.
+        progress: gives a stage's part of the progress.
+        clock: called at the end of each stage.
+
+    Raises:
+        ModelError: ONNX Runtime can't run the model on the samples.
+    """
+    found = Evidence()
+    if samples is None:
+        if needs.statistics:
+            found.expected = expected_statistics(reference.model, groups)
+            clock("statistics")
+        return found
+    if needs.gradients:
+        found.gradients = gate_gradients(
+            reference.model, groups, samples, seed=seed, budget=budget, journal=journal, progress=progress("gradients")
+        )
+        clock("gradients")
+    if needs.statistics:
+        inner = progress("statistics")
+        measured = channel_statistics(
+            reference.model, groups, samples, budget=budget, providers=providers, journal=journal, progress=inner
+        )
+        found.expected = Expected(measured)
+        clock("statistics")
+    if needs.sensitivity:
+        inner = progress("sensitivity")
+        found.sensitivity = output_sensitivity(
+            reference.model, groups, samples, only=only, providers=providers, journal=journal, progress=inner
+        )
+        clock("sensitivity")
+    return found

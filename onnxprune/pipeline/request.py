@@ -1,0 +1,85 @@
+"""What the caller of `prune` asked for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, get_args
+
+import onnx
+
+from onnxprune.calibrate.batch import Samples
+from onnxprune.calibrate.labels import with_labels
+from onnxprune.errors import UsageError
+from onnxprune.pipeline.stages import Shapes
+from onnxprune.recover.solve import Mode
+from onnxprune.select.allocate import Options
+from onnxprune.select.target import Quantity
+
+
+@dataclass(frozen=True)
+class Request:
+    """Options of `onnxprune.prune`, which tells what they mean.
+
+    Attributes:
+        options: what goes.
+    """
+
+    options: Options
+    target: Mapping[Quantity, float]
+    width: bool
+    data: Any
+    samples: int
+    mask: str | None
+    labels: Sequence[int] | None
+    reconstruct: Mode | None
+    merge: bool
+    lossless: bool
+    memory: int
+    providers: Sequence[str]
+    resume: str | os.PathLike[str] | None
+    shapes: Shapes | None
+    check: bool
+    seed: int
+
+    def __post_init__(self) -> None:
+        if self.lossless and self.data is not None:
+            raise UsageError("lossless removes what provably does nothing: there is nothing to learn from data")
+        if self.lossless and self.merge:
+            raise UsageError("lossless removes what provably does nothing: there is nothing to merge")
+        if self.reconstruct not in (None, *get_args(Mode)):
+            raise UsageError(f"reconstruct {self.reconstruct!r} is none of {', '.join(get_args(Mode))}")
+
+    @property
+    def fits(self) -> bool:
+        """Weights are fitted where there are samples."""
+        return self.reconstruct != "none"
+
+    def read(self, source: onnx.ModelProto) -> Samples | None:
+        """The calibration samples, if there are any.
+
+        Raises:
+            ModelError: they can't be read, or don't fit the model.
+        """
+        if self.data is None:
+            return None
+        return read(self.data, source, self.samples, self.mask, self.shapes, self.seed, self.labels)
+
+
+def read(
+    data: Any,
+    source: onnx.ModelProto,
+    samples: int,
+    mask: str | None,
+    shapes: Shapes | None,
+    seed: int,
+    labels: Sequence[int] | None = None,
+) -> Samples:
+    """Samples in any form; `synthetic` for random ones."""
+    if isinstance(data, Samples):
+        return data if labels is None else with_labels(data, labels)
+    from onnxprune.calibrate.read import read_samples
+
+    given = None if isinstance(data, str) and data == "synthetic" else data
+    return read_samples(given, source, samples=samples, mask=mask, labels=labels, shapes=shapes, seed=seed)
