@@ -43,8 +43,8 @@ def save_model(
         source_path: The file the model was made from; neither it nor its external data may be overwritten.
 
     Raises:
-        UsageError: The output is the source, a directory or in a folder that is missing or can't be written; the disk
-            is full; or `external_data=False` and the model is larger than 2 GiB.
+        UsageError: The output is the source, a directory, a device, or in a folder that is missing or can't be written; the
+            disk is full; or `external_data=False` and the model is larger than 2 GiB.
         ModelError: A tensor's external data has not been read.
     """
     target = Path(path)
@@ -66,7 +66,8 @@ def save_text(text: str, path: str | os.PathLike[str]) -> None:
     """Writes a UTF-8 text file, atomically.
 
     Raises:
-        UsageError: The output is a directory or in a folder that is missing or can't be written; the disk is full.
+        UsageError: The output is a directory or a device, or in a folder that is missing or can't be written; the disk is
+            full.
     """
     save_bytes(text.encode(), path)
 
@@ -90,13 +91,25 @@ def _check_target(target: Path, source_path: str | os.PathLike[str] | None) -> N
         raise UsageError(f"{target}: the folder {target.parent} does not exist; create it first")
     if not target.parent.is_dir():
         raise UsageError(f"{target}: {target.parent} is not a folder; choose another output path")
+    check_replaceable(target)
     if source_path is not None and _same_file(target, Path(source_path)):
         raise UsageError(f"{target}: is the source model itself; choose another output path")
+
+
+def check_replaceable(target: Path) -> None:
+    """Makes sure that a new file may take the place of what is there: a device or a pipe would be gone.
+
+    Raises:
+        UsageError: something is there that is no regular file.
+    """
+    if target.exists() and not target.is_file():
+        raise UsageError(f"{target}: is not a regular file, and would be replaced by one; choose another output path")
 
 
 def _check_data_target(data_target: Path, source_path: str | os.PathLike[str] | None) -> None:
     if data_target.is_dir():
         raise UsageError(f"{data_target}: is a directory, but the external data goes there; choose another output path")
+    check_replaceable(data_target)
     if source_path is None or not data_target.exists():
         return
     source = Path(source_path)

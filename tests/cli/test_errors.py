@@ -125,6 +125,17 @@ def test_output_folders(invoke, model, tmp_path):
     complains(invoke("prune", model, "-o", model / "out.onnx"), 2, "is not a folder")
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+@pytest.mark.parametrize("option", ["-o", "--plan-out", "--report-out"])
+def test_an_output_that_is_no_file(invoke, model, tmp_path, option):
+    """A new file is renamed into place, which would take a pipe or a device such as /dev/null away."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    others = [] if option == "-o" else ["-o", tmp_path / "out.onnx"]
+    complains(invoke("prune", model, option, pipe, *others), 2, "not a regular file")
+    assert pipe.is_fifo()
+
+
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs a folder that nobody can write to")
 def test_a_folder_that_nobody_can_write_to(invoke, model):
     complains(invoke("prune", model, "-o", "/proc/self/out.onnx"), 2, "not writable")

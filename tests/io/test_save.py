@@ -177,3 +177,14 @@ def test_a_model_whose_data_was_not_read_is_refused(tmp_path, model):
         with pytest.raises(ModelError, match="load_model"):
             save_model(bare, tmp_path / "out.onnx", external_data=external)
     assert files(tmp_path) == ["in.onnx", "in.onnx.data"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_what_is_no_file_is_not_replaced(tmp_path, model):
+    for name in ("out.onnx", "other.onnx.data"):
+        os.mkfifo(tmp_path / name)
+        with pytest.raises(UsageError, match="not a regular file"):
+            save_model(model, tmp_path / name.removesuffix(".data"), external_data=True)
+        assert (tmp_path / name).is_fifo()
+    with pytest.raises(UsageError, match="not a regular file"):
+        save.save_text("text", tmp_path / "out.onnx")
