@@ -2,7 +2,8 @@
 
     images      float or uint8 `(N, C, H, W)` or `(N, H, W, C)` with 1, 3 or 4 channels: `onnxprune.calibrate.natural`
     signals     float `(N, T)`, `(N, C, T)` or `(N, T, C)` with a long axis: noise with a spectrum 1/f along it
-    token ids   integers that index a table: small ids are frequent, as in vocabularies that are sorted by frequency
+    token ids   integers that index a table or become one-hot vectors: small ids are frequent, as in vocabularies that are
+                sorted by frequency
     positions   integers that index a table, of a name that says so: 0, 1, 2 ...
     ones        masks, whatever their type
     noise       any other float: Gaussian

@@ -21,6 +21,7 @@ from onnxprune.proof.inputs import random_inputs
 _LENGTH = 64  # tokens of a sample, where the model leaves it open
 _SHOWN = 3
 _FEWEST = 32
+_SAME = ("constants", "ones", "positions")  # kinds of which all samples are the same
 _NUMBERS = 1 << 27  # activations of all samples together
 
 
@@ -77,7 +78,7 @@ def unlike_any(model: onnx.ModelProto) -> str:
     """Why random samples would tell nothing about a model; empty where they do.
 
     One input has to carry the data, be it pixels, tokens, a signal or features: states and caches depend on it in ways that
-    no random numbers do.
+    no random numbers do. Where nothing tells what its integers mean, all samples would be the same.
 
     Raises:
         ModelError: an input is no tensor, or there is none.
@@ -86,7 +87,11 @@ def unlike_any(model: onnx.ModelProto) -> str:
     data = [i.name for i in wanted.inputs if family(i.dtype) == "float" and "mask" not in i.name.lower()]
     if any(family(i.dtype) not in ("float", "integer", "bool") for i in wanted.inputs):
         return "an input takes neither numbers nor truth values"
-    return f"inputs {', '.join(map(repr, data[:_SHOWN]))} depend on each other" if len(data) > 1 else ""
+    if len(data) > 1:
+        return f"inputs {', '.join(map(repr, data[:_SHOWN]))} depend on each other"
+    kinds = {} if data or not wanted.inputs else _source(model, wanted, None).kinds
+    same = kinds and all(kind.name in _SAME for kind in kinds.values())
+    return f"nothing tells which numbers {', '.join(map(repr, list(kinds)[:_SHOWN]))} would hold" if same else ""
 
 
 def affordable(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]] | None, most: int = 1024) -> int:

@@ -16,6 +16,7 @@ _PASSES = {
     "Identity", "Cast", "CastLike", "Unsqueeze", "Squeeze", "Reshape", "Flatten", "Transpose", "Expand", "Slice", "Split",
     "Concat", "Tile", "Pad", "Clip", "Where", "Add", "Sub", "Gather", "Max", "Min", "Mod",
 }  # fmt: skip
+_FEWEST_CLASSES = 3  # one or two integers that an input is compared with are marks, such as padding
 _TABLES = {"Gather": 0, "GatherElements": 0, "GatherND": 0}
 
 
@@ -52,12 +53,16 @@ def random_inputs(
 
 
 def index_bound(graph: gs.Graph, start: gs.Tensor, scope: Scope) -> int | None:
-    """The smallest table that an integer input indexes, with what is added on the way taken off; None for none."""
+    """The smallest table that an integer input indexes, with what is added on the way taken off; None for none.
+
+    One-hot vectors count as rows of a table, where no other is indexed: OneHot, or Equal with a row of integers.
+    """
     readers: dict[str, list[tuple[gs.Node, int]]] = {}
     for node in graph.nodes:
         for i, t in enumerate(node.inputs):
             readers.setdefault(t.name, []).append((node, i))
     bound: int | None = None
+    classes: int | None = None
     seen: set[str] = set()
     queue: list[tuple[str, int]] = [(start.name, 0)]
     while queue:
@@ -73,6 +78,10 @@ def index_bound(graph: gs.Graph, start: gs.Tensor, scope: Scope) -> int | None:
                     size = max(data.shape[axis] - offset, 1)
                     bound = size if bound is None else min(bound, size)
                 continue
+            if node.op in ("OneHot", "Equal"):
+                known = _classes(node, i, scope) - offset
+                classes = max(known, classes or 0) if known > 0 else classes
+                continue
             if node.op not in _PASSES or (node.op == "Gather" and i != 0) or (node.op == "Where" and i == 0):
                 continue
             added = 0
@@ -81,4 +90,15 @@ def index_bound(graph: gs.Graph, start: gs.Tensor, scope: Scope) -> int | None:
                 if other is not None and other.static is not None and other.static.size:
                     added = max(int(np.max(other.static)), 0)
             queue += [(t.name, offset + added) for t in node.outputs]
-    return bound
+    return classes if bound is None else bound
+
+
+def _classes(node: gs.Node, i: int, scope: Scope) -> int:
+    """How many different integers input i of a OneHot or an Equal is told apart by; 0 where it is not."""
+    other = scope.get(node.inputs[1 if node.op == "OneHot" else 1 - i].name)
+    if other is None or other.static is None or (node.op == "OneHot" and i):
+        return 0
+    held = np.unique(other.static)
+    if held.dtype.kind not in "iu" or not held.size:
+        return 0
+    return int(held[-1]) if node.op == "OneHot" else int(held[-1]) + 1 if held.size >= _FEWEST_CLASSES else 0

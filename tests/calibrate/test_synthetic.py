@@ -109,6 +109,11 @@ def test_what_depends_on_other_inputs_has_no_likeness(model):
     assert "neither numbers" in unlike_any(model("string[N] x"))
 
 
+def test_integers_of_no_known_meaning_would_make_all_samples_the_same(model):
+    assert "which numbers 'codes' would hold" in unlike_any(model("int64[N, 8] codes"))
+    assert unlike_any(model("int64[N, 8] codes, float[N, 8] x")) == ""
+
+
 def test_large_models_get_fewer_samples(model):
     assert affordable(model("float[N, 3, 16, 16] x"), None) == 1024
     assert affordable(model("float[N, 3, 256, 256] x"), None) == (1 << 27) // (3 * 256 * 256)

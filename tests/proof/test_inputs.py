@@ -92,3 +92,21 @@ def test_symbolic_sizes(make):
     model = make('<ir_version: 8, opset_import: ["" : 17]> m (float[N, C, 3] x) => (float[N, C, 3] y) { y = Relu (x) }')
     n, c, _ = feeds(model)["x"].shape
     assert n >= 2 and c >= 2 and n != c
+
+
+@pytest.mark.parametrize(
+    ("way", "high"),
+    [
+        ("y = OneHot (ids, depth, values)", 9),
+        ("i = Unsqueeze (ids, axis)\n  c = Equal (i, row)\n  y = Cast <to = 1> (c)", 9),
+        ("c = Equal (ids, padding)\n  y = Cast <to = 1> (c)", 2),  # a mark alone tells nothing: ones
+    ],
+)
+def test_a_one_hot_vector_tells_the_classes(make, way, high):
+    text = TABLE.replace("y = Gather (table, i)", "").replace("float[2, 50, 3] y", "float y") % way
+    known = {
+        "depth": np.int64(9), "values": np.array([0, 1], np.float32), "row": np.arange(9, dtype=np.int64),
+        "axis": np.array([2], np.int64), "padding": np.int64(0),
+    }  # fmt: skip
+    found = feeds(make(text, **{n: a for n, a in known.items() if n in way}))["ids"]
+    assert found.max() == high - 1 and (high == 2 or found.min() == 0)
