@@ -186,10 +186,11 @@ def _plain(where: str, value: Input, array: Array) -> Array:
     """In the type of the input.
 
     Raises:
-        ModelError: it holds NaN, which would spread to all statistics.
+        ModelError: it holds NaN or infinity, which would spread to all statistics; -inf may be an additive mask.
     """
-    if family(array.dtype) == "float" and np.isnan(array).any():
-        raise ModelError(f"{where}: the values for input {value.name!r} hold NaN; leave these samples out")
+    if family(array.dtype) == "float" and not (array < np.inf).all():
+        found = "NaN" if np.isnan(array).any() else "infinity"
+        raise ModelError(f"{where}: the values for input {value.name!r} hold {found}; leave these samples out")
     return value.converted(array)
 
 

@@ -268,6 +268,7 @@ class _Fitting:
                         rows = np.einsum("rdk,dkm->rdm", wanted[use], target, optimize=True)
                         rows = rows if lacking is None else rows + lacking[use]
                         moments.add(Moments.of(own[use], rows))
+            train.check_finite(self.node.x)
             if not train.rows:
                 train, held = held, train
             bias = None if old.b is None else np.zeros((len(matrix), matrix.shape[2]))

@@ -76,7 +76,13 @@ class Sides:
                 moments.add(Moments.of(rows[use], wanted[use]))
 
     def result(self) -> tuple[Moments, Moments]:
-        """Moments for fitting and for judging; without rows for the former, the latter are taken for both."""
+        """Moments for fitting and for judging; without rows for the former, the latter are taken for both.
+
+        Raises:
+            ModelError: a row held NaN or infinity.
+        """
+        self.train.check_finite()
+        self.held.check_finite()
         return (self.train, self.held) if self.train.rows else (self.held, self.train)
 
 

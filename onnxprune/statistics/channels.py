@@ -93,7 +93,7 @@ def channel_statistics(
         progress: called with the stage and the share that is done.
 
     Raises:
-        ModelError: ONNX Runtime can't run the model on the samples.
+        ModelError: ONNX Runtime can't run the model on the samples, or it makes NaN or infinity of them.
     """
     stream = Stream(with_states(lift(model)), samples, budget, providers)
     read: dict[_Key, list[Linear]] = {}
@@ -217,7 +217,7 @@ class _Collector:
     def __init__(self, key: _Key, channels: int, samples: Samples, providers: Providers) -> None:
         self.key, self.channels, self.samples, self.providers = key, channels, samples, providers
         self.limit = positions_of_each(channels, samples)
-        self.rows = Accumulator(1, channels, 0, self.limit * samples.count)
+        self.rows = Accumulator(1, channels, 0, self.limit * samples.count, key[0])
         self.zeros = np.zeros(channels)
         self.device: DeviceMoments | None = None
 

@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg.blas import dger
 
+from onnxprune.errors import ModelError
+
 Array = NDArray[np.float64]
 _SMALL = 4096
 
@@ -73,6 +75,19 @@ class Moments:
         self.x += share * dx
         self.y += share * dy
         self.rows = total
+
+    def check_finite(self, name: str = "") -> None:
+        """Makes sure that no row held NaN or infinity, of which nothing can be learned.
+
+        Args:
+            name: of the tensor that the rows are of, for the error.
+
+        Raises:
+            ModelError: one did.
+        """
+        if not all(np.isfinite(a).all() for a in (self.x, self.y, np.einsum("gkk->gk", self.xx), self.yy)):
+            where = f" at tensor {name!r}" if name else ""
+            raise ModelError(f"the model makes NaN or infinity of some calibration samples{where}; leave these samples out")
 
     def merged(self, other: Moments) -> Moments:
         """Moments of both."""

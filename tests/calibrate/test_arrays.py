@@ -181,13 +181,21 @@ def test_data_that_does_not_fit_is_explained(tmp_path, model, inputs, arrays, wo
         read_samples(npz(tmp_path, **arrays), model(inputs))
 
 
-def test_not_a_number_is_found_when_it_is_read(tmp_path, model):
+@pytest.mark.parametrize(("value", "word"), [(np.nan, "NaN"), (np.inf, "infinity")])
+def test_what_is_no_number_is_found_when_it_is_read(tmp_path, model, value, word):
     spoiled = X.copy()
-    spoiled[40, 2] = np.nan
+    spoiled[40, 2] = value
     found = read_samples(npz(tmp_path, x=spoiled), model("float[N, 6] x"))
     assert found.batches[0].count == 32
-    with pytest.raises(ModelError, match=r"data\.npz: .*'x' hold NaN"):
+    with pytest.raises(ModelError, match=rf"data\.npz: .*'x' hold {word}"):
         found.batches[1]
+
+
+def test_an_additive_mask_may_hold_minus_infinity(tmp_path, model):
+    masked = X.copy()
+    masked[:, 3:] = -np.inf
+    found = read_samples(npz(tmp_path, x=masked), model("float[N, 6] x"))
+    np.testing.assert_array_equal(found.batches[0].feeds["x"], masked[:32])
 
 
 def test_files_that_are_no_data(tmp_path, model):

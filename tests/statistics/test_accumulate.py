@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from onnxprune.errors import ModelError
 from onnxprune.statistics import accumulate
 from onnxprune.statistics.accumulate import Accumulator, pieces
 from onnxprune.statistics.linear import Convolution, Dense
@@ -26,7 +27,7 @@ def accumulated(x, y, step, expected):
     return found.result(), found
 
 
-@pytest.mark.parametrize("expected", [0, 10**9])
+@pytest.mark.parametrize("expected", [0, 10**12])
 def test_batches_do_not_matter(monkeypatch, expected):
     monkeypatch.setattr(accumulate, "PIECE", 8000)
     x, y = rows(500, 2, 6, 3)
@@ -45,7 +46,7 @@ def test_single_precision_loses_little(groups):
     exact = Moments.of(x, y)
     order = np.random.default_rng(1).permutation(len(x))
     for a, b in ((x, y), (x[order], y[order])):
-        found, used = accumulated(a, b, 333, 10**9)
+        found, used = accumulated(a, b, 333, 10**12)
         assert used.dtype is np.float32
         scale_x, scale_y = np.sqrt(np.einsum("gkk->gk", exact.xx)), np.sqrt(exact.yy)
         assert (np.abs(found.xx - exact.xx) <= 1e-6 * scale_x[:, :, None] * scale_x[:, None]).all()
@@ -62,3 +63,23 @@ def test_pieces_are_bounded(monkeypatch, form):
     found = list(pieces(form, x, chosen))
     assert len(found) > 2 and max(piece.nbytes for _, piece in found) <= whole.nbytes // 3
     assert np.array_equal(np.concatenate([piece for _, piece in found]), whole)
+
+
+def test_any_order_gives_the_same_in_double_precision():
+    x, y = rows(20_000, 1, 80, 8)
+    (whole, used), (other, _) = (accumulated(x[o], y[o], 333, len(x)) for o in (slice(None), slice(None, None, -1)))
+    assert used.dtype is np.float64
+    for name in NAMES:
+        one = getattr(whole, name)
+        assert np.abs(getattr(other, name) - one).max() <= 1e-13 * np.abs(one).max(), name
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("expected", [0, 10**12])
+def test_what_is_not_finite_is_named(value, expected):
+    x, y = rows(50, 1, 4, 2)
+    x[7, 0, 2] = value
+    found = Accumulator(1, 4, 2, expected, "hidden")
+    found.add(x, y)
+    with pytest.raises(ModelError, match="'hidden'"):
+        found.result()
