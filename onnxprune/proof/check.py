@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from onnxprune.groups.classes import Mask
 from onnxprune.groups.group import Groups
 from onnxprune.prepare.prepare import Prepared
+from onnxprune.proof.branches import other_branches
 from onnxprune.proof.inputs import random_inputs
 from onnxprune.proof.oracle import TOLERANCE, SourceError, Verification, compare
 from onnxprune.proof.session import run
@@ -70,7 +71,8 @@ class Checker:
     def verify(self, pruned: onnx.ModelProto, alive: Mask) -> Verification | None:
         """Compares a result with its inflated source; None where the source itself can't be run.
 
-        A model with symbolic dimensions is compared at two sizes where it runs at two. The result of a removal that changes
+        A model with symbolic dimensions is compared at two sizes where it runs at two, and one with branches also with
+        inputs that take the others. The result of a removal that changes
         statistics is only run, not compared.
         """
         source = self.prepared.model
@@ -88,23 +90,41 @@ class Checker:
             if shapes in used:
                 continue
             feeds = random_inputs(self.prepared.graph, shapes, self.groups.trace.values, self.seed)
-            try:
-                results.append(compare(source, pruned, self.prepared.graph, feeds, self.tolerance, weights))
-            except SourceError as error:
-                if self.shapes is None and not self.source_runs(feeds):
-                    reason = reason or str(error)
-                    continue
-                results.append(self.failure(f"inflated source: {error}"))
-            except RuntimeError as error:
-                results.append(self.failure(str(error)))
+            found = self.compared(source, pruned, feeds, weights, runs=self.shapes is not None)
+            if isinstance(found, str):
+                reason = reason or found
+                continue
+            results.append(found)
+            for other in other_branches(self.prepared.graph, feeds, self.groups.trace.values):
+                found = self.compared(source, pruned, other, weights)
+                results += [] if isinstance(found, str) else [found]
             used.append(shapes)
-            if not results[-1].passed or made or len(used) == _SIZES:  # made constants have the traced sizes
+            if not all(r.passed for r in results) or made or len(used) == _SIZES:  # made constants have the traced sizes
                 break
         if not results:
             self.unverified = f"ONNX Runtime can't run the source: {reason}"
             return None
         self.shapes = used
         return max(results, key=lambda r: (not r.passed, r.error))
+
+    def compared(
+        self,
+        source: onnx.ModelProto,
+        pruned: onnx.ModelProto,
+        feeds: Mapping[str, NDArray[Any]],
+        weights: Mapping[str, NDArray[Any]],
+        *,
+        runs: bool = False,
+    ) -> Verification | str:
+        """One comparison, or why the source itself can't be run; `runs`: it is known that it can."""
+        try:
+            return compare(source, pruned, self.prepared.graph, feeds, self.tolerance, weights)
+        except SourceError as error:
+            if not runs and not self.source_runs(feeds):
+                return str(error)
+            return self.failure(f"inflated source: {error}")
+        except RuntimeError as error:
+            return self.failure(str(error))
 
     def failure(self, message: str) -> Verification:
         """A comparison that did not come about."""
