@@ -204,8 +204,10 @@ def prune(
     if (metric or labels) and evaluation is None:
         raise UsageError("--metric and --labels need data to evaluate on: give --eval PATH")
     if lossless and (ratio or target or criterion or data is not None or merge or reconstruct not in (None, "none")):
-        others = "--ratio, --target, --criterion, --data and --merge, and --reconstruct"
+        others = "--ratio, --target, --criterion, --data, --merge and --reconstruct"
         raise UsageError(f"--lossless decides by itself what goes: leave out {others}")
+    if samples and data is None and (lossless or reconstruct == "none" or (merge and reconstruct is None)):
+        raise UsageError("--samples has no effect: these options use no samples; give --data, or leave it out")
     run = _Run(cast(Screen, context.obj), source, output, shapes, seed)
     model = run.load()
     if evaluation is not None:
@@ -341,7 +343,7 @@ class _Run:
             try:
                 return self.prune(model, {**options, "data": self.read(model, "synthetic", samples, None, None)})
             except ModelError as error:
-                reason = str(error)
+                reason = str(error).split("; ")[0]  # without advice about data that nobody gave
         if options["reconstruct"] is not None:
             raise UsageError(f"--reconstruct needs calibration samples, and random ones do not do: {reason}")
         result = self.prune(model, options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, cast
@@ -46,5 +47,5 @@ def verify(
     elif found.passed:
         screen.show(notes_table([verification_note(found)]))
     if not found.passed:
-        problem = found.message or f"differs from its source by {found.error:.2g}"
-        raise VerificationError(f"{pruned}: {problem} (tolerance {found.tolerance:g})")
+        bound = f" (tolerance {found.tolerance:g})" if math.isfinite(found.error) else ""
+        raise VerificationError(f"{pruned}: {found.message or f'differs by {found.error:.2g}'}{bound}")

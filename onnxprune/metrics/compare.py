@@ -58,6 +58,8 @@ def choose(metric: Metric | None, seen: Observed, *, labelled: bool = False) -> 
             return find_metric("accuracy"), replace(seen, output=output or _labelled(seen)[0], against=LABELS)
     pair = _target(seen) or ("", "")
     if not pair[0]:
+        if LABELS in seen.extras:
+            _labelled(seen)  # says what is wrong with them
         shapes = shapes_text(seen.outputs)
         raise ModelError(f"{seen.where}: has no 'labels' or 'targets' that fit an output of the model ({shapes})")
     return find_metric("mse"), replace(seen, output=pair[0], against=pair[1])

@@ -84,6 +84,10 @@ def test_external_data_that_is_not_there(invoke, model, tmp_path):
         (["--shape", "x"], ["NAME=N,N"]),
         (["--shape", "x=1,0,8,8"], ["NAME=N,N"]),
         (["--seed", "x"], ["--seed"]),
+        (["--samples", "8", "--reconstruct", "none"], ["--samples has no effect"]),
+        (["--samples", "8", "--lossless"], ["--samples has no effect"]),
+        (["--samples", "8", "--merge"], ["--samples has no effect"]),
+        (["--lossless", "--merge"], ["leave out --ratio"]),
         (["--wat"], ["--wat"]),
     ],
 )

@@ -149,3 +149,8 @@ def test_everything_fits_the_width(prune, data, tmp_path, monkeypatch, columns):
     body = prune("--data", data, "--eval", data, "--samples", "20", "-v").out.splitlines()[2:]
     assert any("variance lost" in line for line in body) and any("farthest in" in line for line in body)
     assert max(len(line.rstrip()) for line in body if str(tmp_path)[:8] not in line) <= int(columns)
+
+
+def test_labels_beyond_all_classes(prune, model, tmp_path):
+    np.savez(tmp_path / "far.npz", x=X, labels=np.arange(250) + 1000)
+    complains(prune("--eval", tmp_path / "far.npz"), 1, "label 1000 of sample 0 is no class")

@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from onnx import numpy_helper
 
 from tests.cli.conftest import make
 
@@ -190,7 +191,7 @@ def test_models_that_no_random_samples_resemble_are_pruned_by_weights(invoke, tm
         (["--lossless", "--ratio", "0.3"], 2, "--lossless decides by itself"),
         (["--lossless", "--reconstruct", "lsq"], 2, "--lossless decides by itself"),
         (["--lossless"], 5, "every channel does something"),
-        (["--lossless", "--merge"], 2, "leave out --ratio, --target, --criterion, --data and --merge"),
+        (["--lossless", "--merge"], 2, "leave out --ratio, --target, --criterion, --data, --merge and --reconstruct"),
     ],
 )
 def test_options_that_do_not_go_together(invoke, model, tmp_path, options, code, message):
@@ -219,3 +220,19 @@ def test_lossless_removes_what_is_dead(invoke, model, tmp_path):
     onnx.save(source, tmp_path / "dead.onnx")
     result = invoke("prune", tmp_path / "dead.onnx", "-o", tmp_path / "out.onnx", "--no-latency", "--lossless")
     assert result.code == 0 and "2 unread" in result.out and "2 of 16 units" in result.out
+
+
+def test_weights_that_make_nan_of_random_samples(invoke, tmp_path):
+    """Weights decide then, and nobody is told to leave out samples that nobody gave."""
+    text = """
+    <ir_version: 8, opset_import: ["" : 17]>
+    m (float[N, 6] x) => (float[N, 4] y) { a = MatMul (x, w1)  b = Relu (a)  y = MatMul (b, w2) }
+    """
+    model = make(text, w1=(6, 16), w2=(16, 4))
+    weights = np.full((6, 16), np.inf, np.float32)
+    weights[:, 3:] = 1
+    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(weights, "w1"))
+    onnx.save(model, tmp_path / "model.onnx")
+    result = invoke("prune", tmp_path / "model.onnx", "-o", tmp_path / "out.onnx", "--no-latency")
+    assert result.code == 0 and "Traceback" not in result.err
+    assert "none, as the model makes NaN or infinity of some calibration samples at tensor 'b'; ranked by l2" in result.out
