@@ -2,7 +2,7 @@
 
 Rows wait until there are enough for one matrix product. How many depends on their width alone, so batches of any size give
 the same sums. Products are taken in float64: weights that are fitted to float32 products differ by up to 4e-4 from one
-order of the samples to another, these by less than 1e-6. Only what would take many seconds (a head with a vocabulary of
+order of the samples to another, these by less than 1e-6. Only what would take many seconds (thousands of channels and
 outputs) is multiplied in float32, about the mean of each piece, and added up in float64: what is lost is the rounding
 within one product.
 """

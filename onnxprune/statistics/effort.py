@@ -16,8 +16,8 @@ from onnxprune.statistics.recurrent import Recurrent
 _RUN = 3e10  # multiply-accumulates a second, in ONNX Runtime
 _MOVE = 4e8  # elements a second, of activations
 _GATHER = 2e8  # elements a second, of rows
-_GRAM = 5e10  # multiply-accumulates a second, of one matrix product in float32
-_SOLVE = 2e10  # the same in float64
+_GRAM = 2.5e10  # multiply-accumulates a second, of one matrix product in float64
+_SOLVE = 2e10  # the same, of a factorization
 _SOLUTIONS = 6  # of one ridge regression
 
 
