@@ -46,4 +46,4 @@ class Clock:
 def part(tell: Progress, bounds: tuple[float, float]) -> Progress:
     """Progress of a part of the whole."""
     start, stop = bounds
-    return lambda stage, done: tell(stage, start + (stop - start) * done)
+    return lambda stage, done: tell(stage, min(start + (stop - start) * done, stop))
