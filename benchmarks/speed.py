@@ -21,6 +21,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 Command = list[str]
@@ -66,10 +68,23 @@ def rounds(commands: dict[str, Command], repeat: int) -> dict[str, dict[str, Any
     }
 
 
+def calibrating(model: Path, out: Path, images: Path, samples: int) -> dict[str, dict[str, Any]]:
+    """One run with calibration images, and one with what the command does without data; neither is timed afterwards."""
+    pixels = np.random.default_rng(0).integers(0, 256, (samples, 224, 224, 3), np.uint8)
+    np.savez(images, images=pixels)
+    prune = [sys.executable, "-m", "onnxprune", "prune", str(model), "-o", str(out), "--ratio", "0.5", "--no-latency"]
+    runs = {"no data": measure(prune)}
+    runs[f"{samples} images"] = measure([*prune, "--data", str(images), "--samples", str(samples)])
+    for name, figures in runs.items():
+        print(f"{name}: {figures}", flush=True)
+    return runs
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--key", default="resnet__resnet50", help="model of the zoo")
     parser.add_argument("--repeat", type=int, default=5, help="rounds")
+    parser.add_argument("--samples", type=int, default=512, help="calibration images of one more run; 0 for none")
     parser.add_argument("--out", type=Path, default=HERE / "results" / "speed.json")
     arguments = parser.parse_args()
     python = sys.executable
@@ -78,7 +93,7 @@ def main() -> int:
         source = HERE / "zoo" / "topo" / f"{arguments.key}.onnx.gz"
         subprocess.run([python, str(HERE / "zoo" / "hydrate.py"), "hydrate", str(source), str(model)], check=True)
         size = model.stat().st_size / 2**20
-        prune = [python, "-m", "onnxprune", "prune", str(model), "-o", str(out), "--ratio", "0.5"]
+        prune = [python, "-m", "onnxprune", "prune", str(model), "-o", str(out), "--ratio", "0.5", "--reconstruct", "none"]
         commands = {
             "prune": prune,
             "prune --no-verify": [*prune, "--no-verify"],
@@ -86,6 +101,7 @@ def main() -> int:
         }
         pruning = rounds(commands, arguments.repeat)
         after = out.stat().st_size / 2**20
+        calibrated = calibrating(model, out, Path(folder) / "images.npz", arguments.samples) if arguments.samples else {}
     imports = {
         "python": [python, "-c", "pass"],
         "import onnxprune": [python, "-c", "import onnxprune"],
@@ -104,6 +120,7 @@ def main() -> int:
         "python": platform.python_version(),
         "pruning": pruning,
         "importing": importing,
+        "calibrated": calibrated,
     }
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(data, indent=1) + "\n")
