@@ -18,9 +18,9 @@ from onnxprune.statistics.flow import lift
 from onnxprune.statistics.gate_differences import gate_differences
 from onnxprune.statistics.gate_gradients import GateGradients, _Pass, gate_gradients
 from onnxprune.statistics.gates import GatedModel
-from onnxprune.statistics.removals import least_important, removal_changes
 from onnxprune.surgery.apply import apply_alive
 from tests.models_text import ints, make
+from tests.statistics.removals import least_important, removal_changes
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
 DATA = MODELS / "fashion_mnist.npz"
