@@ -103,9 +103,7 @@ def main() -> None:
         return
     records: list[Record] = json.loads(chosen.out.read_text()) if chosen.out.exists() else []
     known = {(r["model"], r["target"], r["contestant"], r["seed"]) for r in records}
-    wanted = [
-        (m, t, c, s) for s in chosen.seeds for m in chosen.models for t in chosen.targets for c in chosen.contestants
-    ]
+    wanted = [(m, t, c, s) for s in chosen.seeds for m in chosen.models for t in chosen.targets for c in chosen.contestants]
     for case in () if chosen.report else wanted:
         if case in known:
             continue

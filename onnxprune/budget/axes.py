@@ -76,13 +76,11 @@ class Axes:
             for n, element in enumerate(np.argsort(scores, kind="stable").tolist()):
                 when[bucket[element]] = np.minimum(when[bucket[element]], n + 1)
         own = when < _NEVER
-        for owner, gone in self._layers:
-            if (owner[own] < 0).all():
-                break
-        else:
-            owner, gone = np.full(own.size, -1, np.int32), np.full(own.size, _NEVER, np.int32)
-            self._layers.append((owner, gone))
-        owner[own], gone[own] = k, when[own]
+        layer = next((layer for layer in self._layers if (layer[0][own] < 0).all()), None)
+        if layer is None:
+            layer = np.full(own.size, -1, np.int32), np.full(own.size, _NEVER, np.int32)
+            self._layers.append(layer)
+        layer[0][own], layer[1][own] = k, when[own]
 
     def gone(self, widths: Widths) -> dict[str, int]:
         """Units that go of each group."""
@@ -145,4 +143,3 @@ def touched(shapes: Sequence[Shape | None]) -> frozenset[str]:
 def sizes(shape: Shape | None, gone: Mapping[str, int]) -> tuple[int, ...] | None:
     """A shape with that many units of each group gone."""
     return None if shape is None else tuple(a.at(gone) if isinstance(a, Axis) else a for a in shape)
-

@@ -113,9 +113,7 @@ def macs(groups: Groups, axes: Axes) -> Counted:
         return [t for t in found if t.groups or t.value({})]
 
     terms = collect(groups.trace.graph)
-    return Counted(
-        "macs", "MACs", axes, terms, lambda model, alive: float(total_macs(groups, import_graph(model), alive))
-    )
+    return Counted("macs", "MACs", axes, terms, lambda model, alive: float(total_macs(groups, import_graph(model), alive)))
 
 
 def _node_term(node: gs.Node, scope: Mapping[str, Value], axes: Axes) -> Term:

@@ -10,6 +10,7 @@ from onnxprune.groups.group import Group, Groups
 from onnxprune.io.journal import Journal
 from onnxprune.pipeline.stages import Progress
 from onnxprune.prepare.prepare import Prepared
+from onnxprune.select.allocate import Ranking
 from onnxprune.select.context import ScoreContext
 from onnxprune.select.criteria import find
 from onnxprune.statistics.channels import channel_statistics
@@ -27,23 +28,30 @@ class Needs:
         statistics: moments of what linear nodes read; expected ones where there are no samples.
         gradients: of gates on units.
         sensitivity: of the output to errors at the readers of each group.
+        removals: of some units of each group, and what they do to the output.
     """
 
     statistics: bool
     gradients: bool
     sensitivity: bool
+    removals: bool = False
 
     @classmethod
-    def of(cls, criterion: str, *, merge: bool = False, ranked: bool = False) -> Needs:
+    def of(cls, criterion: str, *, merge: bool = False, ranking: Ranking = "local") -> Needs:
         """What a criterion asks for.
 
         Args:
             criterion: its name.
             merge: removed channels are folded into others by their statistics.
-            ranked: all groups compete with each other.
+            ranking: which groups compete with each other.
         """
         asked = find(criterion)
-        return cls(merge or asked.needs_data, asked.needs_gradients, ranked and asked.needs_data)
+        return cls(
+            merge or asked.needs_data,
+            asked.needs_gradients,
+            ranking == "global" and asked.needs_data,
+            ranking == "knapsack" and asked.needs_data,
+        )
 
 
 @dataclass
