@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
 import onnx
 
-from onnxprune.budget.curves import SHARES, calibrated, probed
+from onnxprune.budget.curves import SHARES
 from onnxprune.budget.kinds import Setting
 from onnxprune.budget.reached import Trial
 from onnxprune.budget.targets import Target
@@ -24,7 +23,7 @@ from onnxprune.lossless.find import edited, find_lossless, verify_lossless
 from onnxprune.pipeline.attempt import Attempt, Repair, nothing
 from onnxprune.pipeline.budget import Budget
 from onnxprune.pipeline.drop import Drop
-from onnxprune.pipeline.evidence import Evidence, Needs, gather
+from onnxprune.pipeline.evidence import Evidence, Needs, gather, measured_curves
 from onnxprune.pipeline.request import Request, read
 from onnxprune.pipeline.stages import Clock, Progress, analysed, part
 from onnxprune.plan.plan import Plan, make_plan
@@ -39,11 +38,10 @@ from onnxprune.report.fidelity import fidelity
 from onnxprune.report.losses import group_losses, input_axes
 from onnxprune.report.report import Report, count_params, rows, total_macs
 from onnxprune.select.allocate import Choice, candidates, choose, ranked
-from onnxprune.select.context import Curve, Scores
+from onnxprune.select.context import Scores
 from onnxprune.select.criteria import score
 from onnxprune.statistics.providers import parse_providers
 from onnxprune.statistics.removal import SAMPLES as REMOVED
-from onnxprune.statistics.removal import removal_effects
 from onnxprune.statistics.sensitivity import SAMPLES
 from onnxprune.statistics.stream import at_hand
 from onnxprune.surgery.apply import apply_alive
@@ -112,33 +110,21 @@ class Pruning:
         self.tell("select", self.shares["select"][0])
         scores = score(self.evidence.context(self.groups, self.request.seed), self.options.criterion)
         if self.needs.removals and self.samples is not None:
-            scores.curves |= self._measured_curves(scores)
+            scores.curves |= measured_curves(
+                self.reference,
+                self.groups,
+                self.samples,
+                self.evidence,
+                ranked(self.groups, self.options, scores),
+                scores.curves,
+                providers=self.providers,
+                journal=self.journal,
+                progress=part(self.tell, self.shares["sensitivity"]),
+            )
+            self.clock("sensitivity")
         if not self.request.merge:
             self.evidence.expected = None  # covariances are large
         return scores
-
-    def _measured_curves(self, scores: Scores) -> dict[str, Curve]:
-        """Curves that give what a few removals were measured to do to the output."""
-        assert self.samples is not None and self.evidence.expected is not None
-        choices = ranked(self.groups, self.options, scores)
-        counts = probed(choices, scores.curves)
-        removals = {}
-        for choice in choices:
-            for n in counts.get(choice.group.id, ()):
-                rows = [np.argsort(s, kind="stable")[:n].tolist() for s in choice.scores]
-                removals.setdefault(choice.group.id, []).append(Choice(choice.group, rows, choice.scores).classes)
-        effects = removal_effects(
-            self.reference.model,
-            self.groups,
-            self.samples,
-            self.evidence.expected.statistics,
-            removals,
-            providers=self.providers,
-            journal=self.journal,
-            progress=part(self.tell, self.shares["sensitivity"]),
-        )
-        self.clock("sensitivity")
-        return {g: calibrated(scores.curves[g], counts[g], errors) for g, errors in effects.items()}
 
     def budget(self, scores: Scores, targets: Sequence[Target]) -> Budget:
         """Limits of costs, for groups that lose units in the order of these scores."""

@@ -13,7 +13,6 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from onnxprune.budget.targets import amount
 from onnxprune.groups.group import Frozen, Group, Groups
 from onnxprune.proof.oracle import Verification
 

@@ -30,7 +30,7 @@ from onnxprune.groups.group import Groups
 from onnxprune.io.journal import Entry, Journal
 from onnxprune.proof.session import first_line, open_session
 from onnxprune.proof.widen import is_narrow
-from onnxprune.statistics.channels import ChannelStatistics, labels_on, shrunk
+from onnxprune.statistics.channels import ChannelStatistics, labels_on
 from onnxprune.statistics.flow import Flow, lift
 from onnxprune.statistics.linear import find_linear
 from onnxprune.statistics.providers import CPU, Providers
@@ -39,7 +39,6 @@ from onnxprune.statistics.sensitivity import chosen, compared, is_depthwise
 Array = NDArray[Any]
 Removals = Mapping[str, Sequence[Ids]]
 SAMPLES = 32
-_DAMPING = 1e-2
 _FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16)
 
 
@@ -198,12 +197,31 @@ def _guesses(groups: Groups, places: Sequence[_Place], classes: Ids) -> list[_Gu
 
 def _predictor(s: ChannelStatistics, gone: NDArray[np.bool_]) -> tuple[Array, Array]:
     """The best linear guess of the channels that go: `(kept, gone)` and `(gone,)`."""
-    covariance = shrunk(s.covariance, s.rows)
-    scale = max(float(np.diagonal(covariance).mean()), 1e-30)
+    covariance = damped(s.covariance, s.rows)
     kept = ~gone
-    own = covariance[np.ix_(kept, kept)] + _DAMPING * scale * np.eye(int(kept.sum()))
-    matrix = cho_solve(cho_factor(own), covariance[np.ix_(kept, gone)]) if kept.any() else np.zeros((0, int(gone.sum())))
+    if not kept.any():
+        return np.zeros((0, int(gone.sum()))), s.mean[gone]
+    factor = cho_factor(covariance[np.ix_(kept, kept)])
+    matrix = cho_solve(factor, covariance[np.ix_(kept, gone)])
     return matrix, s.mean[gone] - s.mean[kept] @ matrix
+
+
+def damped(covariance: Array, rows: int) -> Array:
+    """Correlations drawn towards 0 as far as so many rows of these channels ask for: the oracle approximating shrinkage.
+
+    It looks at how far correlated the channels are: a few strong directions are known from few rows.
+
+    Source: Chen et al. 2010, "Shrinkage Algorithms for MMSE Covariance Estimation", eq. 23, of the correlation matrix.
+    """
+    p = len(covariance)
+    scale = np.sqrt(np.maximum(np.diagonal(covariance), 1e-30))
+    squares = float(np.square(covariance / np.outer(scale, scale)).sum())
+    above = (1 - 2 / p) * squares + p * p
+    below = (rows + 1 - 2 / p) * (squares - p)
+    share = min(above / below, 1.0) if below > above else 1.0
+    diagonal = np.diagonal(covariance)
+    small = 1e-3 * diagonal + 1e-6 * max(float(diagonal.mean()), 1e-30)
+    return np.asarray((1 - share) * covariance + np.diag(share * diagonal + small))
 
 
 def _loss(name: str) -> str:
