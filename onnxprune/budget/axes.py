@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +26,7 @@ _NEVER = np.iinfo(np.int32).max
 Shape = tuple["int | Axis", ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Axis:
     """One axis.
 
@@ -41,13 +42,22 @@ class Axis:
 
     def at(self, gone: Mapping[str, int]) -> int:
         """Its length with that many units of each group gone."""
-        left = [int(lengths[gone.get(g, 0)]) for g, lengths in self.lengths.items()]
+        return int(self._combined([lengths[gone.get(g, 0)] for g, lengths in self.lengths.items()]))
+
+    def over(self, gone: Mapping[str, int], group: str, counts: NDArray[np.int64]) -> NDArray[np.int64] | int:
+        """Its lengths with these numbers of units of one group gone, and `gone` of the others."""
+        if group not in self.lengths:
+            return self.at(gone)
+        return self._combined([n[counts] if g == group else n[gone.get(g, 0)] for g, n in self.lengths.items()])
+
+    def _combined(self, left: Sequence[Any]) -> Any:
+        """Its length, from what each group leaves of it."""
         if self.apart:
             return self.size - sum(self.size - n for n in left)
-        length = float(self.size)
+        length: Any = float(self.size)
         for n in left:
-            length *= n / self.size
-        return max(round(length), 1)
+            length = length * n / self.size
+        return np.maximum(np.rint(length), 1).astype(np.int64)
 
 
 @dataclass
