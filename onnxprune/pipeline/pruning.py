@@ -25,7 +25,7 @@ from onnxprune.pipeline.budget import Budget
 from onnxprune.pipeline.drop import Drop
 from onnxprune.pipeline.evidence import Evidence, Needs, gather, measured_curves
 from onnxprune.pipeline.request import Request, read
-from onnxprune.pipeline.stages import Clock, Progress, analysed, part
+from onnxprune.pipeline.stages import Clock, Progress, analysed, part, rising
 from onnxprune.plan.plan import Plan, make_plan
 from onnxprune.proof.check import Checker, alive_after, default_tolerance
 from onnxprune.proof.oracle import Verification
@@ -65,7 +65,7 @@ class Pruning:
     """
 
     def __init__(self, source: onnx.ModelProto, request: Request, tell: Progress, clock: Clock) -> None:
-        self.source, self.request, self.tell, self.clock = source, request, tell, clock
+        self.source, self.request, self.tell, self.clock = source, request, rising(tell), clock
         self.options = request.options
         self.providers = parse_providers(request.providers)
         self.journal = None if request.resume is None else Journal(request.resume)
@@ -107,7 +107,8 @@ class Pruning:
     def scores(self) -> Scores:
         """Importances of all units, and loss curves where the criterion knows them; they serve any number of attempts."""
         self.evidence = self._gather()
-        self.tell("select", self.shares["select"][0])
+        if not self.needs.removals:
+            self.tell("select", self.shares["select"][0])
         scores = score(self.evidence.context(self.groups, self.request.seed), self.options.criterion)
         if self.needs.removals and self.samples is not None:
             scores.curves |= measured_curves(
@@ -145,6 +146,7 @@ class Pruning:
                 continue
             self._repaired(found)
             if not budget.off(found.repair.model, found.alive, counted=True):
+                budget.judge()
                 return found
 
     def attempt(self, choices: list[Choice]) -> Attempt:
@@ -225,13 +227,21 @@ class Pruning:
     def _removed(self, choices: list[Choice]) -> Attempt:
         """Slices the weights; groups that fail their check stay."""
         if not choices:
-            raise NothingToPruneError(
-                nothing(self.groups, self.options) if self.proven is None else "every channel does something"
+            unmoved = (
+                "the targets are met without removing a unit" if self.request.target else nothing(self.groups, self.options)
             )
+            raise NothingToPruneError(unmoved if self.proven is None else "every channel does something")
         self.clock("select")
         self.tell("surgery", self.shares["surgery"][0])
         pruned, choices, verification = self._cut(choices)
         return Attempt(choices, alive_after(self.groups, choices), verification, Repair(pruned, self.prepared.model, pruned))
+
+    def _why_nothing(self) -> str:
+        if self.proven is not None:
+            return "every channel does something"
+        if self.request.target and self.groups.groups:
+            return "the targets are met without removing a unit"
+        return nothing(self.groups, self.options)
 
     def _cut(self, choices: list[Choice]) -> tuple[onnx.ModelProto, list[Choice], Verification | None]:
         if not self.request.check:
@@ -341,7 +351,7 @@ class Pruning:
             axes = input_axes(self.prepared.model, groups.trace.shape_of)
             report.losses = group_losses(repair.fits.fits, members, axes)
         if found.budget is not None:
-            report.targets, report.unmet = found.budget.reached(repair.model, found.alive), found.budget.unmet
+            report.targets, report.unmet = list(found.budget.found.values()), found.budget.unmet
         self.clock("report")
         return report
 
