@@ -9,6 +9,7 @@ Source: the layer-wise least squares of He et al. 2017, "Channel Pruning for Acc
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -104,6 +105,8 @@ def reconstruct(
     ways = find_values(sliced.flow, state.linears, groups, alive) if mode == "lsq" else []
     state.attention = {way.output.y: way for way in ways}
     state.pin()
+    if watch is not None and _output_bytes(state) <= budget // 8:
+        dense.pinned |= dense.flow.outputs
     state.repairs = Repairs(state, state.linears, [x for x in order if isinstance(x, Linear)])
     fits = _fit_all(state, order, Steps(state, section, progress), progress)
     if watch is not None:
@@ -138,8 +141,16 @@ def _fit_all(state: State, order: list[Step], once: Steps, progress: Progress) -
     return fits
 
 
+def _output_bytes(state: State) -> int:
+    """Of the source's outputs for all samples, about."""
+    batch = next(iter(state.samples.batches))
+    values = [state.values.get(n) for n in state.dense.flow.outputs]
+    traced = max((v.shape[0] for n in batch.feeds if (v := state.values.get(n)) and v.shape), default=1)
+    return sum(4 * math.prod(v.sizes) for v in values if v and v.shape) * state.samples.count // max(traced, 1)
+
+
 def _show_outputs(state: State, watch: Watch) -> None:
-    """Runs both models to their ends: most of the way lies behind them."""
+    """Runs both models to their ends: most of the way lies behind them, where the source's outputs were kept."""
     names = [o.name for o in state.dense.model.graph.output]
     state.tell = lambda done: None
     for before, after in state.views(names, names):
