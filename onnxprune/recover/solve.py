@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 
 from onnxprune.statistics.moments import Moments, add_outer
+from onnxprune.statistics.threads import for_factors
 
 Array = NDArray[np.float64]
 Mode = Literal["none", "bias", "affine", "channel", "lsq"]
@@ -165,10 +166,11 @@ def _ridge(m: Moments, old: Array, strength: float, more: Moments | None = None)
     amount = np.where(amount > 0, amount, 1.0)
     right += amount[:, None, None] * old
     diagonal += amount[:, None]
-    if len(left) == 1:  # transposed: LAPACK overwrites what is in its order
-        factor = cho_factor(left[0].T, lower=True, overwrite_a=True, check_finite=False)
+    with for_factors(left.shape[1]):
+        if len(left) > 1:
+            return np.asarray(np.linalg.solve(left, right))
+        factor = cho_factor(left[0].T, lower=True, overwrite_a=True, check_finite=False)  # transposed: LAPACK's order
         return np.asarray(cho_solve(factor, right[0], check_finite=False)[None])
-    return np.asarray(np.linalg.solve(left, right))
 
 
 def _spread(parts: Sequence[Moments]) -> Array:

@@ -30,11 +30,11 @@ Array = NDArray[Any]
 _Key = tuple[str, tuple[int, ...]]  # a tensor, and the axes of its channels
 _ARRAYS = ("mean", "covariance", "zeros")
 _AT_ONCE = 16  # tensors of one pass; what is lost where a run is cut off
-_ROWS = 32  # for each channel, where the samples have as many; positions of a sample say nearly the same
+_ROWS = 16  # for each channel, where the samples have as many; positions of a sample say nearly the same
 _LEAST, _MOST = 16384, 65536
 _ENOUGH = 8  # for each channel, where products are large
 _ELEMENTS = 1e8  # of the rows of all groups; many small groups cost more to read than to multiply
-_WORK = 5e10  # multiply-accumulates for one Gram matrix
+_WORK = 2.5e10  # multiply-accumulates for one Gram matrix
 
 
 @dataclass(frozen=True)
