@@ -1,8 +1,8 @@
 """How many threads of BLAS a small factorization gets: one.
 
 Its threads wait for each other after every few columns. Where another process has one of the cores, or ONNX Runtime's
-threads have just used them, each of these waits is long: Cholesky factors of 800 channels then take up to twenty times as long
-with two threads.
+threads have just used them, each of these waits is long: Cholesky factors of 800 channels then take up to
+twenty times as long with two threads.
 """
 
 from __future__ import annotations
