@@ -109,7 +109,7 @@ class Memory:
         return float((np.array(held, np.float64) @ self._alive).max(initial=0.0))
 
 
-@dataclass(frozen=True)
+@dataclass
 class Step:
     """Bytes alive at one node; see `onnxprune.budget.costs.Cost`."""
 

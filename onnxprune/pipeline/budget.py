@@ -72,7 +72,7 @@ class Budget:
         for target in self.targets:
             most = self._most(target) * self._scale.get(target.quantity, 1.0)
             cost = self.setting.cost(target.quantity)
-            parts: Sequence[Cost] = cost.steps(most) if isinstance(cost, Memory) else [cost]
+            parts: list[Cost] = [*cost.steps(most)] if isinstance(cost, Memory) else [cost]
             found += [Limit(part, most, str(target)) for part in parts]
         return found
 
