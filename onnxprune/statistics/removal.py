@@ -39,6 +39,7 @@ from onnxprune.statistics.sensitivity import chosen, compared, is_depthwise
 Array = NDArray[Any]
 Removals = Mapping[str, Sequence[Ids]]
 SAMPLES = 32
+_HELD = 1 << 28
 _FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16)
 
 
@@ -75,7 +76,7 @@ def removal_effects(
     """
     lifted = lift(model)
     places = _places(Flow(lifted), groups, statistics)
-    if not places or is_narrow(model):
+    if not places or not removals or is_narrow(model):
         return {}
     section = None
     if journal is not None:
@@ -85,19 +86,21 @@ def removal_effects(
             return dict(entry.data)
     outputs = [o.name for o in lifted.graph.output]
     probe = _Probe(_with_losses(lifted, places), outputs, places, providers)
-    work = [(g, k, _guesses(groups, places, ids)) for g, parts in removals.items() for k, ids in enumerate(parts)]
-    totals = {(g, k): np.zeros((len(outputs), 2)) for g, k, guesses in work if guesses}
+    work = [(g, ids) for g, parts in removals.items() for ids in parts]
+    totals = [np.zeros((len(outputs), 2)) for _ in work]
+    known = _Known(groups, places)
     try:
         for b, (batch, rows) in enumerate(chosen(model, samples, SAMPLES)):
             probe.begin(batch)
-            for n, (g, k, guesses) in enumerate(work):
+            for n, (_, ids) in enumerate(work):
                 progress("measuring removals", min((b + n / len(work)) / max(len(samples.batches), 1), 1.0))
+                guesses = known.of(n, ids)
                 if guesses:
-                    totals[g, k] += probe.error(guesses, batch, rows, samples.mask)
+                    totals[n] += probe.error(guesses, batch, rows, samples.mask)
     except Exception as error:
         raise ModelError(f"ONNX Runtime can't run the model on the calibration samples: {first_line(error)}") from error
     found: dict[str, list[float]] = {}
-    for (g, _), total in totals.items():
+    for (g, _), total in zip(work, totals, strict=True):
         seen = total[:, 1] > 0
         if seen.any():
             found.setdefault(g, []).append(float((total[seen, 0] / total[seen, 1]).mean()))
@@ -169,6 +172,26 @@ def _blocks(place: _Place, statistics: Sequence[ChannelStatistics]) -> Iterator[
                 taken[block] = True
                 yield block, s
                 break
+
+
+class _Known:
+    """Guesses by the number of the removal; those that do not fit into `_HELD` bytes are made again when they are needed."""
+
+    def __init__(self, groups: Groups, places: Sequence[_Place]) -> None:
+        self.groups, self.places = groups, places
+        self.held: dict[int, list[_Guess]] = {}
+        self.used = 0
+
+    def of(self, number: int, classes: Ids) -> list[_Guess]:
+        """Those of a removal."""
+        if number in self.held:
+            return self.held[number]
+        made = _guesses(self.groups, self.places, classes)
+        size = sum(guess.map.nbytes for guess in made)
+        if self.used + size <= _HELD:
+            self.held[number] = made
+            self.used += size
+        return made
 
 
 def _guesses(groups: Groups, places: Sequence[_Place], classes: Ids) -> list[_Guess]:
