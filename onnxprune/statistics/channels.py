@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -285,7 +285,7 @@ def positions_of_each(channels: int, samples: Samples, groups: int = 1, outputs:
     return max(-(-int(rows) // max(samples.count, 1)), 1)
 
 
-@cache
+@lru_cache(64)
 def spread(total: int, limit: int) -> Array:
     """At most `limit` of `total` positions, the same for every sample."""
     chosen = np.arange(total)
