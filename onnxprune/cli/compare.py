@@ -1,0 +1,3 @@
+"""`onnxprune compare`."""
+def compare() -> None:
+    """Compare two models."""
