@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -10,6 +11,7 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx import TensorProto, inliner
 
+from onnxprune.io.load import load_model
 from onnxprune.io.surgeon import import_graph
 from onnxprune.profiling.macs import known_macs
 from onnxprune.profiling.memory import VIEWS, node_name, peak, value_bytes
@@ -18,26 +20,30 @@ from onnxprune.profiling.rounds import Rounds, rounds
 from onnxprune.shapes.infer import Inferred, constant_of, element_type
 from onnxprune.trace.value import Value
 
+Source = str | os.PathLike[str] | onnx.ModelProto
+
 _INDICES = {TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL, TensorProto.STRING, TensorProto.UNDEFINED}
 _PICKS = {"Gather", "GatherElements", "GatherND", "GatherBlockQuantized", "Slice"}  # they read what they give, not the whole
 _ASKS = {"Shape", "Size"}
 _PACKED = {"MatMulNBits", "MatMulBnb4", "MatMulFpQ4"}  # the second input holds K * N weights
 
 
-def profile(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]] | None = None) -> Profile:
+def profile(model: Source, shapes: Mapping[str, Sequence[int]] | None = None) -> Profile:
     """Counts what every node costs.
 
     Args:
-        model: not changed.
+        model: path or model; not changed.
         shapes: of inputs with symbolic dimensions. Others are taken for one sample: a symbolic first dimension is 1, further
             ones as in verification.
 
     Raises:
-        ModelError: a given shape names no input or contradicts it.
+        ModelError: the model can't be read or is not valid, or a given shape names no input or contradicts it.
     """
     from onnxprune.prepare.prepare import best_sizes, check_shapes
     from onnxprune.shapes.dims import assignments, one_sample
 
+    if not isinstance(model, onnx.ModelProto):
+        model = load_model(model)
     check_shapes(model, shapes or {})
     if model.functions:
         model = inliner.inline_local_functions(model)

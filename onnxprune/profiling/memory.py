@@ -3,8 +3,8 @@
 The allocator that is assumed: every tensor takes exactly its bytes from the node that makes it until the last node that
 reads it; nothing is computed in place, nothing is lost between tensors, kernels need no workspace. Reshape, Squeeze,
 Unsqueeze, Flatten and Identity share the memory of their input, as in ONNX Runtime. Inputs are held by the caller during the
-whole run, outputs until its end. A body holds what it makes in one round, on top of what is alive around it. An arena that keeps
-power-of-two chunks takes more, one that computes in place less.
+whole run, outputs until its end. A body holds what it makes in one round, on top of what is alive around it. An arena that
+keeps power-of-two chunks takes more, one that computes in place less.
 """
 
 from __future__ import annotations

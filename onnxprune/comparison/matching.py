@@ -1,0 +1,235 @@
+"""Which tensors of two graphs are meant to be the same.
+
+1. By name, where names can be trusted: most tensors of a common name come from the same operator. Numbers that an exporter
+   gave ("123") are common to unrelated graphs.
+2. By structure: the same operator with the same attributes, on inputs that match. Where several nodes look alike, such as
+   the projections of an attention, they are taken in the order of the graph.
+3. By order, if next to nothing matched otherwise: the longest common subsequence of operators and shapes.
+
+Only tensors of the main graphs that depend on what is fed can match.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import SequenceMatcher
+from hashlib import blake2b
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from onnxprune.comparison.sides import Interface, Side
+from onnxprune.shapes.infer import infer
+from onnxprune.trace.value import Value
+
+_TRUSTED = 0.7  # share of common names that come from the same operator
+_FEW = 0.2  # share of matched tensors below which order counts
+_SLOW = 4_000_000  # pairs of tensors up to which the longest common subsequence is searched
+Keep = tuple[NDArray[np.intp] | None, ...]
+Kept = Mapping[str, Keep]
+
+
+@dataclass
+class Matching:
+    """Pairs of tensors.
+
+    Attributes:
+        pairs: tensor of the first model -> tensor of the second, in the order of the first graph.
+        how: number of pairs by `name`, `structure` and `order`.
+        only_first: tensors of the first model without a partner.
+        only_second: the same of the second.
+        sizes: bytes of each tensor of the first model; 0 where they are not known.
+        types: element type of each tensor of the second model, as `TensorProto.DataType`; 0 where it is not known.
+        keep: tensor of the first model -> per axis the slices that the second has, None for all; whole tensors are left out.
+        resized: pairs of different shape, which can't be compared, as a removal of channels explains that.
+    """
+
+    pairs: dict[str, str]
+    how: dict[str, int]
+    only_first: list[str]
+    only_second: list[str]
+    sizes: dict[str, int] = field(default_factory=dict)
+    types: dict[str, int] = field(default_factory=dict)
+    keep: dict[str, Keep] = field(default_factory=dict)
+    resized: list[str] = field(default_factory=list)
+
+
+def match(
+    first: Side, second: Side, between: Interface, feeds: Mapping[str, NDArray[np.generic]], kept: Kept | None = None
+) -> Matching:
+    """Matches the tensors of two models.
+
+    Args:
+        first: whose tensors are looked for.
+        second: where they are looked for.
+        between: inputs and outputs of both.
+        feeds: of one run, by names of the first model, for shapes.
+        kept: what a plan leaves of tensors of the first model; None where there is no plan.
+    """
+    from onnxprune.io.surgeon import import_graph
+
+    scopes = []
+    for side, names in ((first, {n: n for n in feeds}), (second, between.inputs)):
+        graph = import_graph(side.model)
+        shapes = {own: tuple(feeds[n].shape) for n, own in names.items() if n in feeds}
+        scopes.append(infer(graph, shapes).scopes[id(graph)])
+    ours, theirs = _Tensors(first, scopes[0]), _Tensors(second, scopes[1])
+    known = dict(between.inputs)
+    pairs = {n: m for n, m in between.outputs.items() if n in ours.made and m in theirs.made}
+    how = {"name": 0, "structure": 0, "order": 0}
+    named = _by_name(ours, theirs, pairs)
+    how["name"] = len(named)
+    pairs |= named
+    if len(pairs) < len(ours.made):
+        alike = _by_structure(ours, theirs, {**known, **pairs})
+        how["structure"] = len(alike)
+        pairs |= alike
+    if len(pairs) < _FEW * len(ours.made) and len(ours.made) * len(theirs.made) < _SLOW:
+        ordered = _by_order(ours, theirs, pairs)
+        how["order"] = len(ordered)
+        pairs |= ordered
+    return _finish(ours, theirs, pairs, how, kept)
+
+
+class _Tensors:
+    """Tensors of one model that depend on what is fed.
+
+    Attributes:
+        made: tensor -> the node that makes it, in the order of the graph.
+        values: types and shapes.
+    """
+
+    def __init__(self, side: Side, values: Mapping[str, Value]) -> None:
+        self.side, self.values = side, values
+        flow = side.flow
+        varying = [n for k, n in enumerate(flow.nodes) if flow.varying[k]]
+        self.made = {o: n for n in varying for o in n.output if o and _is_tensor(values.get(o))}
+
+    def shape(self, name: str) -> tuple[int, ...] | None:
+        value = self.values.get(name)
+        return None if value is None else value.shape
+
+    def sameness(self, name: str) -> tuple[str, tuple[int, ...] | None]:
+        return self.made[name].op_type, self.shape(name)
+
+
+def _is_tensor(value: Value | None) -> bool:
+    return value is not None and (value.dtype != 0 or value.shape is None)
+
+
+def _by_name(ours: _Tensors, theirs: _Tensors, taken: Mapping[str, str]) -> dict[str, str]:
+    gone = set(taken.values())
+    common = [n for n in ours.made if n in theirs.made and n not in taken and n not in gone]
+    same = [n for n in common if ours.made[n].op_type == theirs.made[n].op_type]
+    if len(same) < _TRUSTED * len(common):
+        return {}
+    return {n: n for n in common}
+
+
+def _by_structure(ours: _Tensors, theirs: _Tensors, known: Mapping[str, str]) -> dict[str, str]:
+    """Tensors with the same digest, in the order of their graphs, where both have as many of them."""
+    backwards = {m: n for n, m in known.items()}
+    one = _digests(ours, {n: n for n in known})
+    other = _digests(theirs, backwards)
+    groups: dict[bytes, tuple[list[str], list[str]]] = {}
+    for names, digests, place in ((ours.made, one, 0), (theirs.made, other, 1)):
+        for name in names:
+            if name not in (known if place == 0 else backwards):
+                groups.setdefault(digests[name], ([], []))[place].append(name)
+    return {a: b for x, y in groups.values() if len(x) == len(y) for a, b in zip(x, y, strict=True)}
+
+
+def _digests(tensors: _Tensors, known: Mapping[str, str]) -> dict[str, bytes]:
+    """A digest of how each tensor is computed from those that are known, weights by their shapes alone."""
+    flow = tensors.side.flow
+    found: dict[str, bytes] = {}
+
+    def of(name: str) -> bytes:
+        if name in known:
+            return f"known {known[name]}".encode()
+        return found.get(name) or f"constant {tensors.shape(name)}".encode()
+
+    for k, node in enumerate(flow.nodes):
+        if not flow.varying[k]:
+            continue
+        digest = blake2b(digest_size=16)
+        digest.update(f"{node.domain} {node.op_type}".encode())
+        for attribute in sorted(node.attribute, key=lambda a: a.name):
+            digest.update(_plain(attribute))
+        for name in node.input:
+            digest.update(of(name) if name else b"-")
+        for i, name in enumerate(node.output):
+            found[name] = digest.digest() + bytes([i % 256])
+    return found
+
+
+def _plain(attribute: onnx.AttributeProto) -> bytes:
+    """Bodies by their operators, other attributes as they are."""
+    if attribute.type == onnx.AttributeProto.GRAPH:
+        return " ".join(n.op_type for n in attribute.g.node).encode()
+    return attribute.SerializeToString(deterministic=True)
+
+
+def _by_order(ours: _Tensors, theirs: _Tensors, taken: Mapping[str, str]) -> dict[str, str]:
+    gone = set(taken.values())
+    one, other = [n for n in ours.made if n not in taken], [n for n in theirs.made if n not in gone]
+    matcher = SequenceMatcher(None, [ours.sameness(n) for n in one], [theirs.sameness(n) for n in other], autojunk=False)
+    return {one[block.a + i]: other[block.b + i] for block in matcher.get_matching_blocks() for i in range(block.size)}
+
+
+def _finish(ours: _Tensors, theirs: _Tensors, pairs: Mapping[str, str], how: dict[str, int], kept: Kept | None) -> Matching:
+    ordered = {n: pairs[n] for n in ours.made if n in pairs}
+    gone = set(ordered.values())
+    found = Matching(ordered, how, [n for n in ours.made if n not in ordered], [n for n in theirs.made if n not in gone])
+    pruned = kept is not None or _resized_weights(ours.side, theirs.side)
+    for n, m in list(ordered.items()):
+        value = ours.values.get(n)
+        found.sizes[n] = _bytes(value)
+        found.types[m] = theirs.values[m].dtype if m in theirs.values else 0
+        shape, other = ours.shape(n), theirs.shape(m)
+        keep = (kept or {}).get(n)
+        if keep is not None and shape is not None:
+            found.keep[n] = keep
+            shape = tuple(s if k is None else k.size for s, k in zip(shape, keep, strict=True))
+        if pruned and shape is not None and other is not None and shape != other:
+            found.resized.append(n)
+            found.keep.pop(n, None)
+            del ordered[n]
+    return found
+
+
+def _bytes(value: Value | None) -> int:
+    from onnxprune.profiling.memory import value_bytes
+
+    return value_bytes(value) or 0
+
+
+def _resized_weights(first: Side, second: Side) -> bool:
+    """Some float weight has the same name and rank in both models, and another shape."""
+    theirs = second.flow.initializers
+    floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.BFLOAT16)
+    return any(
+        t.data_type in floats and n in theirs and len(t.dims) == len(theirs[n].dims) and list(t.dims) != list(theirs[n].dims)
+        for n, t in first.flow.initializers.items()
+    )
+
+
+def kept_slices(values: Mapping[str, Value], alive: NDArray[np.bool_]) -> dict[str, Keep]:
+    """What a removal leaves of each tensor; tensors that it does not touch, or not by whole slices, are left out.
+
+    Args:
+        values: of the traced source.
+        alive: for each label whether it stayed.
+    """
+    found: dict[str, Keep] = {}
+    for name, value in values.items():
+        if value.shape is None or value.blocked:
+            continue
+        masks = {f.axes[0]: alive[f.labels] for f in value.fields if len(f.axes) == 1}
+        ragged = any(len(f.axes) > 1 and not alive[f.labels].all() for f in value.fields)
+        if not ragged and any(not m.all() for m in masks.values()):
+            axes: Sequence[NDArray[np.bool_] | None] = [masks.get(k) for k in range(len(value.shape))]
+            found[name] = tuple(None if m is None or m.all() else np.flatnonzero(m) for m in axes)
+    return found

@@ -1,0 +1,178 @@
+"""How far two models' values of one output are apart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.calibrate.batch import Batch, Samples
+from onnxprune.metrics.paired import Interval, share
+from onnxprune.report.fidelity import Likeness, Worst
+
+Array = NDArray[Any]
+
+DEFAULT_ATOL = 1e-5
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """An element may differ by `atol + rtol * |a|`, where `a` is that of the first model, as in `numpy.isclose`."""
+
+    rtol: float
+    atol: float
+
+
+@dataclass
+class OutputDifference:
+    """Of one output; samples are rows of its first axis, whole runs where the models have no batch axis.
+
+    Attributes:
+        output: its name in the first model.
+        other: its name in the second model.
+        samples: how many were compared.
+        max_abs: largest difference of two elements.
+        max_rel: largest difference over the largest magnitude of the sample's output.
+        relative_error: Frobenius norm of the difference over that of the first model's output.
+        cosine: mean cosine between both outputs of a sample; None for outputs that are no floats.
+        equal: share of elements that are the same.
+        top_k: of how many largest elements `agreement` speaks.
+        agreement: share of samples whose k largest elements `(N, classes)` are the same; None for other outputs.
+        interval: 95 % interval of the agreement.
+        tolerance: that was asked for.
+        outside: share of the elements beyond it; None where there is none.
+        worst: samples that are farthest apart.
+        message: why there is nothing to compare; empty where there is.
+    """
+
+    output: str
+    other: str
+    samples: int = 0
+    max_abs: float = 0.0
+    max_rel: float = 0.0
+    relative_error: float = 0.0
+    cosine: float | None = None
+    equal: float = 1.0
+    top_k: int = 1
+    agreement: float | None = None
+    interval: tuple[float, float] | None = None
+    tolerance: Tolerance | None = None
+    outside: float | None = None
+    worst: list[Worst] = field(default_factory=list)
+    message: str = ""
+
+    @property
+    def passed(self) -> bool | None:
+        """Every element is within the tolerance; None where there is none."""
+        if self.tolerance is None:
+            return None
+        return not self.message and self.outside == 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return {**asdict(self), "passed": self.passed}
+
+
+class Differences:
+    """Collects both values of one output.
+
+    Args:
+        output: name in the first model.
+        other: name in the second.
+        tolerance: of elements.
+        top_k: see `OutputDifference`.
+    """
+
+    def __init__(self, output: str, other: str, tolerance: Tolerance | None, top_k: int) -> None:
+        self.output, self.tolerance, self.top_k = output, tolerance, top_k
+        self.found = OutputDifference(output, other, tolerance=tolerance, top_k=top_k)
+        self.likeness = Likeness()
+        self.agreed: list[NDArray[np.bool_]] = []
+        self.elements = self.same = self.beyond = 0
+        self.errors: dict[int, float] = {}
+
+    def add(self, batch: Batch, a: Any, b: Any) -> None:
+        """Takes in the values of one run."""
+        found = self.found
+        if not isinstance(a, np.ndarray) or not isinstance(b, np.ndarray):
+            found.message = found.message or ("" if repr(a) == repr(b) else "is no tensor, and differs")
+            return
+        if a.shape != b.shape or (a.dtype.kind in "fc") != (b.dtype.kind in "fc"):
+            found.message = f"{b.dtype} {list(b.shape)} instead of {a.dtype} {list(a.shape)}"
+            return
+        rows = a.ndim > 0 and len(a) >= batch.count
+        count = batch.count if rows else 1
+        a, b = (a[:count], b[:count]) if rows else (a[None], b[None])
+        places = batch.samples[:count] if len(batch.samples) else np.arange(found.samples, found.samples + count)
+        found.samples += count
+        self.elements += a.size
+        if a.dtype.kind not in "fiub":  # texts
+            self._note(places, (a != b).reshape(count, -1).any(1).astype(np.float64))
+            self.same += int((a == b).sum())
+            self.beyond += int((a != b).sum())
+            return
+        self._numbers(Batch({}, count, places), a.astype(np.float64), b.astype(np.float64), floats=a.dtype.kind == "f")
+
+    def _numbers(self, batch: Batch, a: Array, b: Array, *, floats: bool) -> None:
+        found, count = self.found, batch.count
+        same = (a == b) | (np.isnan(a) & np.isnan(b))
+        a, b = (np.where(same & ~np.isfinite(v), 0.0, v) for v in (a, b))
+        with np.errstate(invalid="ignore"):
+            apart = np.where(same, 0.0, np.abs(a - b))
+        apart = np.where(np.isnan(apart), np.inf, apart).reshape(count, -1)
+        scale = np.abs(np.nan_to_num(a, posinf=0.0, neginf=0.0)).reshape(count, -1).max(1, initial=0.0)
+        largest = apart.max(1, initial=0.0)
+        self._note(batch.samples, np.divide(largest, scale, out=largest.copy(), where=scale > 0))
+        found.max_abs = max(found.max_abs, float(largest.max(initial=0.0)))
+        self.same += int(same.sum())
+        if self.tolerance:
+            bound = self.tolerance.atol + self.tolerance.rtol * np.abs(np.nan_to_num(a)).reshape(count, -1)
+            self.beyond += int((apart > bound).sum())
+        if floats:
+            self.likeness.add(batch, {self.output: a}, {self.output: b})
+            if a.ndim == 2 and a.shape[1] > self.top_k:
+                self.agreed.append(_same_largest(a, b, self.top_k))
+
+    def _note(self, places: NDArray[np.int64], errors: NDArray[np.float64]) -> None:
+        self.errors.update(zip(places.tolist(), errors.tolist(), strict=True))
+        self.found.max_rel = max(self.found.max_rel, float(errors.max(initial=0.0)))
+
+    def result(self, samples: Samples) -> OutputDifference:
+        """The figures.
+
+        Args:
+            samples: where the batches came from.
+        """
+        found = self.found
+        found.equal = self.same / self.elements if self.elements else 1.0
+        found.outside = None if self.tolerance is None else self.beyond / self.elements if self.elements else 0.0
+        order = sorted(self.errors, key=lambda k: (-self.errors[k], k))[:5]
+        found.worst = [Worst(k, self.errors[k], samples.name(k)) for k in order if self.errors[k] > 0]
+        likeness = next(iter(self.likeness.result(samples)), None)
+        if likeness:
+            found.relative_error, found.cosine = likeness.relative_error, likeness.cosine
+        if self.agreed:
+            same = np.concatenate(self.agreed)
+            ends: Interval = share(same)
+            found.agreement, found.interval = float(same.mean()), (ends.low, ends.high)
+        return found
+
+
+def _same_largest(a: Array, b: Array, k: int) -> NDArray[np.bool_]:
+    """Whether the k largest elements of each row are the same ones."""
+    if k == 1:
+        return np.asarray(a.argmax(1) == b.argmax(1))
+    one, other = (np.sort(np.argsort(-v, axis=1, kind="stable")[:, :k], axis=1) for v in (a, b))
+    return np.asarray((one == other).all(1))
+
+
+def farthest(differences: Mapping[str, Differences]) -> dict[int, float]:
+    """Largest relative difference of each sample over all outputs."""
+    found: dict[int, float] = {}
+    for each in differences.values():
+        for sample, error in each.errors.items():
+            found[sample] = max(found.get(sample, 0.0), error)
+    return found
