@@ -70,6 +70,14 @@ def readers(model: onnx.ModelProto, name: str) -> set[str]:
     return found
 
 
+def constant(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
+    """The node computes from constants alone."""
+    from onnxprune.statistics.flow import Flow
+
+    flow = Flow(model)
+    return not flow.varying[flow.producer[node.output[0]]]
+
+
 def tensors(model: onnx.ModelProto) -> Iterator[tuple[str, onnx.TensorProto]]:
     """Stored tensors of the main graph."""
     yield from ((t.name, t) for t in model.graph.initializer)
@@ -103,7 +111,7 @@ def plant_weight(model: onnx.ModelProto, kind: str, rng: np.random.Generator) ->
 
 
 def plant_attribute(model: onnx.ModelProto, rng: np.random.Generator) -> tuple[str, set[str]] | None:
-    held = [(n, a) for n in model.graph.node for a in n.attribute if a.name in _ATTRIBUTES]
+    held = [(n, a) for n in model.graph.node for a in n.attribute if a.name in _ATTRIBUTES and _changeable(a)]
     if not held:
         return None
     node, attribute = held[rng.integers(len(held))]
@@ -112,20 +120,25 @@ def plant_attribute(model: onnx.ModelProto, rng: np.random.Generator) -> tuple[s
         attribute.f = attribute.f * 3 + 0.05
     elif attribute.type == AttributeProto.INT:
         attribute.i = attribute.i + 1 if attribute.name == "axis" else 1 - min(attribute.i, 1)
-    elif attribute.type == AttributeProto.INTS and len(attribute.ints) > 1:
+    elif attribute.type == AttributeProto.INTS:
         if attribute.name == "perm":
             k = rng.integers(len(attribute.ints) - 1)
             attribute.ints[k], attribute.ints[k + 1] = attribute.ints[k + 1], attribute.ints[k]
         else:
             k = rng.integers(len(attribute.ints))
             attribute.ints[k] += 1
-    elif attribute.type == AttributeProto.STRING:
+    else:
         other = {b"none": b"tanh", b"tanh": b"none", b"forward": b"reverse", b"nearest": b"linear", b"linear": b"nearest"}
         attribute.s = other.get(attribute.s, b"asymmetric")
-    else:
-        return None
     after = onnx.helper.get_attribute_value(attribute)
-    return f"{node.op_type} {node.name or node.output[0]!r} {attribute.name}: {before} -> {after}", set(node.output)
+    made = {*node.output}.union(*(readers(model, name) for name in node.output)) if constant(model, node) else {*node.output}
+    return f"{node.op_type} {node.name or node.output[0]!r} {attribute.name}: {before} -> {after}", made
+
+
+def _changeable(attribute: AttributeProto) -> bool:
+    if attribute.type == AttributeProto.INTS:
+        return len(attribute.ints) > (attribute.name == "perm")
+    return attribute.type in (AttributeProto.FLOAT, AttributeProto.INT, AttributeProto.STRING)
 
 
 def plant_shape(model: onnx.ModelProto, rng: np.random.Generator) -> tuple[str, set[str]] | None:
@@ -139,6 +152,7 @@ def plant_shape(model: onnx.ModelProto, rng: np.random.Generator) -> tuple[str, 
     array = np.array(numpy_helper.to_array(tensor))
     before = array.tolist()
     flat = array.reshape(-1)
+    flat[flat > 2**62] = 2**62  # room for one more
     if flat.size > 1 and rng.random() < 0.5 and len(set(flat.tolist())) > 1:
         flat[:] = np.roll(flat, 1)
     else:

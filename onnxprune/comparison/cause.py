@@ -52,9 +52,10 @@ def part(first: Side, second: Side, matching: Matching, inputs: Mapping[str, str
     names = [[_name(side.flow.nodes[k]) for k in nodes] for side, nodes in ((first, ours), (second, theirs))]
     found = Part(names[0], names[1], first.flow.nodes[first.flow.producer[tensor]].op_type)
     if len(ours) == len(theirs) == 1:
-        found.causes = list(_Nodes(first.flow, second.flow, known).differences(ours[0], theirs[0]))
+        causes = _Nodes(first.flow, second.flow, known).differences(ours[0], theirs[0])
     else:
-        found.causes = list(_segments(first.flow, second.flow, ours, theirs))
+        causes = _segments(first.flow, second.flow, ours, theirs)
+    found.causes = list(dict.fromkeys(causes))
     return found
 
 
@@ -72,6 +73,7 @@ class _Nodes:
 
     def __init__(self, first: Flow, second: Flow, known: Mapping[str, str]) -> None:
         self.first, self.second, self.known = first, second, known
+        self.seen: set[tuple[int, int]] = set()
 
     def differences(self, k: int, j: int) -> Iterator[str]:
         """Attributes, constants and wiring that differ."""
@@ -101,7 +103,12 @@ class _Nodes:
             yield from array_difference(a, b, x, y)
             return
         if x is None and y is None:  # both are computed from constants
-            yield from self.differences(self.first.producer[a], self.second.producer[b])
+            k, j = self.first.producer[a], self.second.producer[b]
+            if (k, j) not in self.seen:
+                self.seen.add((k, j))
+                where = f"{self.first.nodes[k].op_type} {_name(self.first.nodes[k])!r}"
+                for text in self.differences(k, j):
+                    yield text if text.startswith("constant") else f"{text} (of {where}, which computes a constant)"
             return
         yield from _leaves_difference(_leaves(self.first, [a]), _leaves(self.second, [b]))
 
@@ -167,8 +174,8 @@ def array_difference(a: str, b: str, x: NDArray[np.generic], y: NDArray[np.gener
     if x.dtype.kind in "fiu":
         most = float(np.abs(x.astype(np.float64) - y.astype(np.float64)).max())
         text += f", by up to {most:.3g}"
-        rows = np.flatnonzero(apart.reshape(len(x), -1).any(1)) if x.ndim > 1 else []
-        if 0 < len(rows) <= 3 and len(rows) < len(x):
+        rows = np.flatnonzero(apart.reshape(len(x), -1).any(1))
+        if x.ndim > 1 and len(rows) <= 3 and len(rows) < len(x):
             text += f" (index {', '.join(map(str, rows))} of axis 0)"
     yield text
 

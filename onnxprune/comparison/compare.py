@@ -66,13 +66,21 @@ class Pair:
         except ModelError as error:
             self.failed = str(error).removeprefix(f"{self.second.name}: ")
 
-    def outputs(self, samples: Samples) -> Iterator[tuple[int, Batch, dict[str, Any], dict[str, Any]]]:
-        """Batches, and what both models compute for them; ends where the second model fails.
+    def outputs(
+        self, samples: Samples, wanted: Callable[[int, Batch], bool] = lambda k, batch: True
+    ) -> Iterator[tuple[int, Batch, dict[str, Any], dict[str, Any]]]:
+        """Batches with their numbers, and what both models compute for them; ends where the second model fails.
+
+        Args:
+            samples: that they are run on.
+            wanted: whether a batch is run.
 
         Raises:
             ModelError: the first model can't be run on the samples.
         """
         for k, batch in enumerate(samples.batches):
+            if not wanted(k, batch):
+                continue
             try:
                 ours = self.runs[0](batch.feeds)
             except RuntimeError as error:
@@ -89,6 +97,11 @@ class Pair:
     def sample(self, k: int, batch: Batch) -> Batch:
         """A batch as samples: one run is one of them where the models have no batch axis."""
         return batch if self.batched else Batch(batch.feeds, 1, np.array([k]), batch.extras)
+
+    def places(self, k: int, batch: Batch) -> list[int]:
+        """Positions in the data of the samples of a batch."""
+        own = self.sample(k, batch)
+        return [int(i) for i in own.samples] if len(own.samples) else list(range(own.count))
 
     @property
     def noise(self) -> float:

@@ -1,7 +1,8 @@
 """Which tensors of two graphs are meant to be the same.
 
 1. By name, where names can be trusted: most tensors of a common name come from the same operator. Numbers that an exporter
-   gave ("123") are common to unrelated graphs.
+   gave ("123") are common to unrelated graphs. Where one model has folded into a node what follows it in the other, the
+   tensor behind it is meant.
 2. By structure: the same operator with the same attributes, on inputs that match. Where several nodes look alike, such as
    the projections of an attention, they are taken in the order of the graph.
 3. By order, if next to nothing matched otherwise: the longest common subsequence of operators and shapes.
@@ -11,7 +12,7 @@ Only tensors of the main graphs that depend on what is fed can match.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 from hashlib import blake2b
@@ -81,7 +82,7 @@ def match(
     how = {"name": 0, "structure": 0, "order": 0}
     named = _by_name(ours, theirs, pairs)
     how["name"] = len(named)
-    pairs |= named
+    pairs |= _with_absorbed(ours, theirs, named)
     if len(pairs) < len(ours.made):
         alike = _by_structure(ours, theirs, {**known, **pairs})
         how["structure"] = len(alike)
@@ -114,6 +115,23 @@ class _Tensors:
     def sameness(self, name: str) -> tuple[str, tuple[int, ...] | None]:
         return self.made[name].op_type, self.shape(name)
 
+    def read_by(self, name: str) -> list[str]:
+        """Operators that read a tensor; an output of the model is read by ''."""
+        flow = self.side.flow
+        ops = [flow.nodes[k].op_type for k, _ in flow.readers.get(name, ())]
+        return sorted([*ops, ""] if name in flow.outputs else ops)
+
+    def chain(self, name: str) -> Iterator[str]:
+        """What is computed from a tensor and constants alone, as long as nothing else reads what lies between."""
+        flow = self.side.flow
+        while len(flow.readers.get(name, ())) == 1 and name not in flow.outputs:
+            node = flow.nodes[flow.readers[name][0][0]]
+            others = [n for n in node.input if n and n != name]
+            if len(node.output) != 1 or any(n in self.made or n in flow.inputs for n in others):
+                return
+            name = node.output[0]
+            yield name
+
 
 def _is_tensor(value: Value | None) -> bool:
     return value is not None and (value.dtype != 0 or value.shape is None)
@@ -126,6 +144,29 @@ def _by_name(ours: _Tensors, theirs: _Tensors, taken: Mapping[str, str]) -> dict
     if len(same) < _TRUSTED * len(common):
         return {}
     return {n: n for n in common}
+
+
+def _with_absorbed(ours: _Tensors, theirs: _Tensors, named: dict[str, str]) -> dict[str, str]:
+    """Pairs by name, moved on where one model has folded into a node what the other computes behind it.
+
+    A Conv that a BatchNormalization was folded into keeps its name, and computes what came out of the normalization. Those
+    who read it tell: they are the readers of the tensor that is meant.
+    """
+    moved: dict[str, str] = {}
+    for n, m in named.items():
+        wanted, given = theirs.read_by(m), ours.read_by(n)
+        if wanted == given:
+            moved[n] = m
+            continue
+        further = next((t for t in ours.chain(n) if t in theirs.made or ours.read_by(t) == wanted), "")
+        other = next((t for t in theirs.chain(m) if t in ours.made or theirs.read_by(t) == given), "")
+        if further and further not in theirs.made:
+            moved[further] = m
+        elif other and other not in ours.made:
+            moved[n] = other
+        else:
+            moved[n] = m
+    return moved
 
 
 def _by_structure(ours: _Tensors, theirs: _Tensors, known: Mapping[str, str]) -> dict[str, str]:
@@ -169,7 +210,7 @@ def _plain(attribute: onnx.AttributeProto) -> bytes:
     """Bodies by their operators, other attributes as they are."""
     if attribute.type == onnx.AttributeProto.GRAPH:
         return " ".join(n.op_type for n in attribute.g.node).encode()
-    return attribute.SerializeToString(deterministic=True)
+    return bytes(attribute.SerializeToString(deterministic=True))
 
 
 def _by_order(ours: _Tensors, theirs: _Tensors, taken: Mapping[str, str]) -> dict[str, str]:

@@ -101,7 +101,7 @@ class Differences:
             found.message = found.message or ("" if repr(a) == repr(b) else "is no tensor, and differs")
             return
         if a.shape != b.shape or (a.dtype.kind in "fc") != (b.dtype.kind in "fc"):
-            found.message = f"{b.dtype} {list(b.shape)} instead of {a.dtype} {list(a.shape)}"
+            found.message = found.message or f"{b.dtype} {list(b.shape)} instead of {a.dtype} {list(a.shape)}"
             return
         rows = a.ndim > 0 and len(a) >= batch.count
         count = batch.count if rows else 1

@@ -117,9 +117,11 @@ def _rounds(probe: Probe, upstream: _Upstream, outputs: Sequence[str], found: Se
         if not origins:
             break
         before = found.left
+        # an output that is replaced agrees, whatever made it wrong: that proves something only if what it reads agreed
+        kept = {o.tensor: o.error for o in origins if o.tensor in outputs and o.inputs > 0}
         declined = probe.replace(first, upstream.behind(first))
         probe.measure(outputs)
-        found.left = max((probe.errors[n] for n in outputs), default=0.0)
+        found.left = max((kept.get(n, probe.errors[n]) for n in outputs), default=0.0)
         share = 1.0 if math.isinf(before) and math.isfinite(found.left) else _gone(before, found.left)
         for origin in origins:
             origin.explained = 0.0 if origin.tensor in declined else share

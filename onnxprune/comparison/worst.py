@@ -21,6 +21,8 @@ from onnxprune.comparison.outputs import Differences, farthest
 if TYPE_CHECKING:
     from onnxprune.comparison.compare import Pair
 
+_NUMBERS = (np.ndarray, np.generic)
+
 
 def save_worst(pair: Pair, samples: Samples, differences: Mapping[str, Differences], path: Path, count: int) -> list[str]:
     """Writes the worst samples; those of another shape than the worst one are left out.
@@ -40,15 +42,14 @@ def save_worst(pair: Pair, samples: Samples, differences: Mapping[str, Differenc
     errors = farthest(differences)
     chosen = sorted(errors, key=lambda k: (-errors[k], k))[:count]
     rows: dict[int, dict[str, Any]] = {}
-    for k, batch, ours, theirs in pair.outputs(samples):
+    for k, batch, ours, theirs in pair.outputs(samples, lambda k, batch: bool({*pair.places(k, batch)} & {*chosen})):
         own = pair.sample(k, batch)
-        places = own.samples if len(own.samples) else np.arange(own.count)
-        for row, place in enumerate(places.tolist()):
+        for row, place in enumerate(pair.places(k, batch)):
             if place in chosen:
                 held = {**batch.feeds, **ours, **{f"second:{n}": a for n, a in theirs.items()}}
                 rows[place] = _row(held, row, own.count) if pair.batched else held
     kept = [k for k in chosen if k in rows and _shapes(rows[k]) == _shapes(rows[chosen[0]])]
-    names = [n for n in rows[kept[0]] if all(isinstance(rows[k].get(n), np.ndarray) for k in kept)] if kept else []
+    names = [n for n in (rows[kept[0]] if kept else ()) if all(isinstance(rows[k].get(n), _NUMBERS) for k in kept)]
     arrays = {n: _stacked([rows[k][n] for k in kept], batched=pair.batched) for n in names}
     out = io.BytesIO()
     np.savez(out, sample=np.array(kept), error=np.array([errors[k] for k in kept]), **arrays)
@@ -59,7 +60,7 @@ def save_worst(pair: Pair, samples: Samples, differences: Mapping[str, Differenc
 
 def _row(held: Mapping[str, Any], row: int, count: int) -> dict[str, Any]:
     """What belongs to one sample; arrays without a row for each are left out."""
-    return {n: a[row] for n, a in held.items() if isinstance(a, np.ndarray) and a.ndim and len(a) >= count}
+    return {n: np.array(a[row]) for n, a in held.items() if isinstance(a, np.ndarray) and a.ndim and len(a) >= count}
 
 
 def _shapes(held: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:

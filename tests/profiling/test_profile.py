@@ -150,7 +150,9 @@ def test_a_loop_of_unknown_length_counts_once_and_says_so():
 
 
 def test_a_loop_that_may_stop_early_counts_once():
-    text = LOOP.replace("COUNT", "n").replace("again = Identity (more)", "m = ReduceMax <keepdims = 0> (s) again = Less (m, w0)")
+    text = LOOP.replace("COUNT", "n").replace(
+        "again = Identity (more)", "m = ReduceMax <keepdims = 0> (s) again = Less (m, w0)"
+    )
     found, _ = costs(make(text, {"n": np.array(7), "go": np.array(True), "w": (4, 4), "w0": np.array(9, np.float32)}))
     assert (found.macs, found.once) == (32, ["y.body"])
 
@@ -187,7 +189,6 @@ def test_operators_nobody_knows_are_named():
     found = profile(onnx.parser.parse_model(text))
     assert found.unknown == ["acme.Magic 'y'"]
     assert found.nodes[0].macs is None
-
 
 
 @pytest.mark.parametrize("name", ["resnet", "mobilenet", "vit_legacy", "vit_dynamo", "gru", "unet"])
