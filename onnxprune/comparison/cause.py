@@ -12,6 +12,7 @@ from onnx import numpy_helper
 
 from onnxprune.comparison.matching import Matching
 from onnxprune.comparison.sides import Side
+from onnxprune.comparison.values import content
 from onnxprune.io.load import nested_graphs
 from onnxprune.statistics.flow import Flow, captures
 
@@ -75,13 +76,19 @@ class _Nodes:
         self.first, self.second, self.known = first, second, known
         self.seen: set[tuple[int, int]] = set()
 
-    def differences(self, k: int, j: int) -> Iterator[str]:
-        """Attributes, constants and wiring that differ."""
+    def differences(self, k: int, j: int, where: str = "") -> Iterator[str]:
+        """Attributes, constants and wiring that differ.
+
+        Args:
+            k: node of the first model.
+            j: node of the second.
+            where: which node that is, for the texts.
+        """
         one, other = self.first.nodes[k], self.second.nodes[j]
         if (one.op_type, one.domain) != (other.op_type, other.domain):
-            yield f"{one.op_type} in the first model, {other.op_type} in the second"
+            yield f"{one.op_type} in the first model, {other.op_type} in the second{where.rstrip(',')}"
             return
-        yield from _attributes(one, other)
+        yield from _attributes(one, other, where)
         for i in range(max(len(one.input), len(other.input))):
             a, b = (n.input[i] if i < len(n.input) else "" for n in (one, other))
             yield from self._inputs(i, a, b)
@@ -107,8 +114,7 @@ class _Nodes:
             if (k, j) not in self.seen:
                 self.seen.add((k, j))
                 where = f"{self.first.nodes[k].op_type} {_name(self.first.nodes[k])!r}"
-                for text in self.differences(k, j):
-                    yield text if text.startswith("constant") else f"{text} (of {where}, which computes a constant)"
+                yield from self.differences(k, j, f" of {where}, which computes a constant,")
             return
         yield from _leaves_difference(_leaves(self.first, [a]), _leaves(self.second, [b]))
 
@@ -117,7 +123,7 @@ class _Nodes:
         return name in flow.inputs or (name in flow.producer and flow.varying[flow.producer[name]])
 
 
-def _attributes(one: onnx.NodeProto, other: onnx.NodeProto) -> Iterator[str]:
+def _attributes(one: onnx.NodeProto, other: onnx.NodeProto, where: str) -> Iterator[str]:
     ours, theirs = ({a.name: a for a in n.attribute} for n in (one, other))
     for name in dict.fromkeys([*ours, *theirs]):
         a, b = ours.get(name), theirs.get(name)
@@ -126,7 +132,7 @@ def _attributes(one: onnx.NodeProto, other: onnx.NodeProto) -> Iterator[str]:
         elif a is None or b is None or a.SerializeToString(deterministic=True) != b.SerializeToString(deterministic=True):
             texts = [_value(x) for x in (a, b)]
             if texts[0] != texts[1]:
-                yield f"attribute {name!r} is {texts[0]} in the first model, {texts[1]} in the second"
+                yield f"attribute {name!r}{where} is {texts[0]} in the first model, {texts[1]} in the second"
 
 
 def _value(attribute: onnx.AttributeProto | None) -> str:
@@ -147,8 +153,8 @@ def _bodies(name: str, one: onnx.GraphProto, other: onnx.GraphProto) -> Iterator
         yield f"body {name!r} has other nodes"
         return
     for a, b in zip(ours, theirs, strict=True):
-        for text in _attributes(a, b) if a.op_type not in ("If", "Loop", "Scan") else ():
-            yield f"{text} (of {a.op_type} {_name(a)!r} in body {name!r})"
+        if a.op_type not in ("If", "Loop", "Scan"):
+            yield from _attributes(a, b, f" of {a.op_type} {_name(a)!r} in body {name!r}")
     weights = [{t.name: numpy_helper.to_array(t) for g in nested_graphs(b) for t in g.initializer} for b in (one, other)]
     for key, array in weights[0].items():
         if key in weights[1]:
@@ -203,7 +209,11 @@ def _leaves(flow: Flow, names: Sequence[str]) -> dict[str, NDArray[np.generic]]:
 
 
 def _segments(first: Flow, second: Flow, ours: Sequence[int], theirs: Sequence[int]) -> Iterator[str]:
-    """Constants of several nodes in one model and several in the other."""
+    """Several nodes in one model and several in the other: attributes where the operators are the same, and constants."""
+    one, other = [first.nodes[k] for k in ours], [second.nodes[k] for k in theirs]
+    if [n.op_type for n in one] == [n.op_type for n in other]:
+        for a, b in zip(one, other, strict=True):
+            yield from _attributes(a, b, f" of {a.op_type} {_name(a)!r}")
     ends = []
     for flow, nodes in ((first, ours), (second, theirs)):
         read = [n for k in nodes for n in flow.reads(k)]
@@ -212,13 +222,18 @@ def _segments(first: Flow, second: Flow, ours: Sequence[int], theirs: Sequence[i
 
 
 def _leaves_difference(one: Mapping[str, NDArray[np.generic]], other: Mapping[str, NDArray[np.generic]]) -> Iterator[str]:
-    """Stored tensors of the same name that differ; those without an equal in the other model where names say nothing."""
-    for name in one.keys() & other.keys():
-        yield from array_difference(name, name, one[name], other[name])
-    sides = ((one, other, "first"), (other, one, "second"))
-    for held, against, which in sides:
-        contents = {(a.dtype, a.shape, a.tobytes()) for a in against.values()}
-        alone = [n for n, a in held.items() if n not in against and (a.dtype, a.shape, a.tobytes()) not in contents]
+    """Stored tensors of the same name that differ, and those without an equal in the other model.
+
+    Tensors of other names are equal if they hold the same numbers, in whatever order: exporters transpose weights.
+    """
+    for name in one:
+        if name in other:
+            yield from array_difference(name, name, one[name], other[name])
+    prints = [{n: content(a) for n, a in held.items() if a.size > _SHOWN} for held in (one, other)]
+    sides = ((prints[0], prints[1], other, "first"), (prints[1], prints[0], one, "second"))
+    for held, against, names, which in sides:
+        contents = set(against.values())
+        alone = [n for n, content in held.items() if n not in names and content not in contents]
         if alone:
             shown = ", ".join(repr(n) for n in alone[:4]) + (f" and {len(alone) - 4} more" if len(alone) > 4 else "")
             yield f"constants of the {which} model without an equal in the other: {shown}"

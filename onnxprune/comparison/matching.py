@@ -5,7 +5,9 @@
    tensor behind it is meant.
 2. By structure: the same operator with the same attributes, on inputs that match. Where several nodes look alike, such as
    the projections of an attention, they are taken in the order of the graph.
-3. By order, if next to nothing matched otherwise: the longest common subsequence of operators and shapes.
+3. By weights, where that says little: nodes of the same operator that read the same numbers, which no other node reads.
+
+Where that says little, too, `values.py` goes by what the tensors hold.
 
 Only tensors of the main graphs that depend on what is fed can match.
 """
@@ -14,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import SequenceMatcher
 from hashlib import blake2b
 
 import numpy as np
@@ -22,12 +23,13 @@ import onnx
 from numpy.typing import NDArray
 
 from onnxprune.comparison.sides import Interface, Side
+from onnxprune.comparison.values import content
 from onnxprune.shapes.infer import infer
 from onnxprune.trace.value import Value
 
+FEW = 0.5  # share of matched tensors below which weights count, then values
+_SMALL = 8  # elements of a constant that is no fingerprint
 _TRUSTED = 0.7  # share of common names that come from the same operator
-_FEW = 0.2  # share of matched tensors below which order counts
-_SLOW = 4_000_000  # pairs of tensors up to which the longest common subsequence is searched
 Keep = tuple[NDArray[np.intp] | None, ...]
 Kept = Mapping[str, Keep]
 
@@ -38,13 +40,14 @@ class Matching:
 
     Attributes:
         pairs: tensor of the first model -> tensor of the second, in the order of the first graph.
-        how: number of pairs by `name`, `structure` and `order`.
+        how: number of pairs by `name`, `structure`, `weights` and `values`.
         only_first: tensors of the first model without a partner.
         only_second: the same of the second.
         sizes: bytes of each tensor of the first model; 0 where they are not known.
         types: element type of each tensor of the second model, as `TensorProto.DataType`; 0 where it is not known.
         keep: tensor of the first model -> per axis the slices that the second has, None for all; whole tensors are left out.
         resized: pairs of different shape, which can't be compared, as a removal of channels explains that.
+        order: tensors of the first model, in the order of its graph.
     """
 
     pairs: dict[str, str]
@@ -55,6 +58,21 @@ class Matching:
     types: dict[str, int] = field(default_factory=dict)
     keep: dict[str, Keep] = field(default_factory=dict)
     resized: list[str] = field(default_factory=list)
+    order: list[str] = field(default_factory=list)
+
+    @property
+    def share(self) -> float:
+        """Of the first model's tensors that have a partner, or one of another size."""
+        return (len(self.pairs) + len(self.resized)) / max(len(self.order), 1)
+
+    def add(self, pairs: Mapping[str, str], how: str) -> None:
+        """Takes in more pairs."""
+        self.how[how] += len(pairs)
+        every = {**self.pairs, **pairs}
+        self.pairs = {n: every[n] for n in self.order if n in every}
+        taken = set(pairs.values())
+        self.only_first = [n for n in self.only_first if n not in pairs]
+        self.only_second = [n for n in self.only_second if n not in taken]
 
 
 def match(
@@ -79,7 +97,7 @@ def match(
     ours, theirs = _Tensors(first, scopes[0]), _Tensors(second, scopes[1])
     known = dict(between.inputs)
     pairs = {n: m for n, m in between.outputs.items() if n in ours.made and m in theirs.made}
-    how = {"name": 0, "structure": 0, "order": 0}
+    how = {"name": 0, "structure": 0, "weights": 0, "values": 0}
     named = _by_name(ours, theirs, pairs)
     how["name"] = len(named)
     pairs |= _with_absorbed(ours, theirs, named)
@@ -87,10 +105,13 @@ def match(
         alike = _by_structure(ours, theirs, {**known, **pairs})
         how["structure"] = len(alike)
         pairs |= alike
-    if len(pairs) < _FEW * len(ours.made) and len(ours.made) * len(theirs.made) < _SLOW:
-        ordered = _by_order(ours, theirs, pairs)
-        how["order"] = len(ordered)
-        pairs |= ordered
+    if len(pairs) < FEW * len(ours.made):
+        read = _by_weights(ours, theirs, pairs)
+        how["weights"] = len(read)
+        pairs |= read
+        alike = _by_structure(ours, theirs, {**known, **pairs})
+        how["structure"] += len(alike)
+        pairs |= alike
     return _finish(ours, theirs, pairs, how, kept)
 
 
@@ -111,9 +132,6 @@ class _Tensors:
     def shape(self, name: str) -> tuple[int, ...] | None:
         value = self.values.get(name)
         return None if value is None else value.shape
-
-    def sameness(self, name: str) -> tuple[str, tuple[int, ...] | None]:
-        return self.made[name].op_type, self.shape(name)
 
     def read_by(self, name: str) -> list[str]:
         """Operators that read a tensor; an output of the model is read by ''."""
@@ -206,6 +224,37 @@ def _digests(tensors: _Tensors, known: Mapping[str, str]) -> dict[str, bytes]:
     return found
 
 
+def _by_weights(ours: _Tensors, theirs: _Tensors, taken: Mapping[str, str]) -> dict[str, str]:
+    """Outputs of nodes with the same operator, shape and weight, where one node of each model has it."""
+    gone = set(taken.values())
+    found: dict[str, str] = {}
+    other = _readers_of_weights(theirs)
+    for key, names in _readers_of_weights(ours).items():
+        partners = other.get(key, [])
+        if len(names) == len(partners) == 1 and names[0] not in taken and partners[0] not in gone:
+            found[names[0]] = partners[0]
+            gone.add(partners[0])
+    return found
+
+
+def _readers_of_weights(tensors: _Tensors) -> dict[tuple[object, ...], list[str]]:
+    """(operator, shape, numbers) -> first outputs of the nodes that read a weight of these numbers."""
+    flow = tensors.side.flow
+    contents: dict[str, tuple[str, bytes]] = {}
+    found: dict[tuple[object, ...], list[str]] = {}
+    for node in flow.nodes:
+        if not node.output or node.output[0] not in tensors.made:
+            continue
+        for name in node.input:
+            array = None if name in contents or name in tensors.made else flow.constant(name)
+            if array is not None and array.size > _SMALL and array.dtype.kind == "f":
+                contents[name] = content(array)
+            if name in contents:
+                key = (node.op_type, tensors.shape(node.output[0]), contents[name])
+                found.setdefault(key, []).append(node.output[0])
+    return found
+
+
 def _plain(attribute: onnx.AttributeProto) -> bytes:
     """Bodies by their operators, other attributes as they are."""
     if attribute.type == onnx.AttributeProto.GRAPH:
@@ -213,21 +262,14 @@ def _plain(attribute: onnx.AttributeProto) -> bytes:
     return bytes(attribute.SerializeToString(deterministic=True))
 
 
-def _by_order(ours: _Tensors, theirs: _Tensors, taken: Mapping[str, str]) -> dict[str, str]:
-    gone = set(taken.values())
-    one, other = [n for n in ours.made if n not in taken], [n for n in theirs.made if n not in gone]
-    matcher = SequenceMatcher(None, [ours.sameness(n) for n in one], [theirs.sameness(n) for n in other], autojunk=False)
-    return {one[block.a + i]: other[block.b + i] for block in matcher.get_matching_blocks() for i in range(block.size)}
-
-
 def _finish(ours: _Tensors, theirs: _Tensors, pairs: Mapping[str, str], how: dict[str, int], kept: Kept | None) -> Matching:
     ordered = {n: pairs[n] for n in ours.made if n in pairs}
     gone = set(ordered.values())
     found = Matching(ordered, how, [n for n in ours.made if n not in ordered], [n for n in theirs.made if n not in gone])
     pruned = kept is not None or _resized_weights(ours.side, theirs.side)
+    found.order = list(ours.made)
+    found.sizes = {n: _bytes(ours.values.get(n)) for n in ours.made}
     for n, m in list(ordered.items()):
-        value = ours.values.get(n)
-        found.sizes[n] = _bytes(value)
         found.types[m] = theirs.values[m].dtype if m in theirs.values else 0
         shape, other = ours.shape(n), theirs.shape(m)
         keep = (kept or {}).get(n)

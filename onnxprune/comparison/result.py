@@ -108,7 +108,7 @@ class Trail:
         tolerance: error of an output that counts as none: the cause is proven where `left` is below.
         bound: error from which on a tensor counted as different.
         samples: positions of the samples that were looked at.
-        matched: pairs of tensors that were found by `name`, `structure` and `order`.
+        matched: pairs of tensors that were found by `name`, `structure`, `weights` and `values`.
         tensors: number of tensors of the first model that depend on what is fed.
         unmatched: how many of them have no partner, or one of another shape.
         path: relative error at the tensors that were measured, in the order of the graph.
@@ -176,6 +176,8 @@ class Comparison:
             if least is not None and o.agreement is not None and o.agreement < least:
                 text = f"the same top {o.top_k} on {o.agreement * 100:.2f} % of the samples, less than {least * 100:.2f} %"
                 found.append(f"output {o.output!r}: {text}")
+        if self.thresholds.min_agreement is not None and not found and all(o.agreement is None for o in self.outputs):
+            found.append("no output has scores of classes (N, classes) for each sample, so none can agree on the largest")
         return found + self._drop()
 
     def _drop(self) -> list[str]:

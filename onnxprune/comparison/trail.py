@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 from onnxprune.calibrate.batch import Batch, Samples, batch_size
 from onnxprune.calibrate.signature import signature
 from onnxprune.comparison.cause import part
-from onnxprune.comparison.matching import Kept, Matching, kept_slices, match
+from onnxprune.comparison.matching import FEW, Kept, Matching, kept_slices, match
 from onnxprune.comparison.outputs import Differences, farthest
 from onnxprune.comparison.probe import Probe
 from onnxprune.comparison.result import Divergence, Trail
 from onnxprune.comparison.search import Origin, search
+from onnxprune.comparison.values import pairs_by_values
 
 if TYPE_CHECKING:
     from onnxprune.comparison.compare import Pair
@@ -45,6 +46,9 @@ def find_trail(
     theirs = {own: feeds[n] for n, own in pair.between.inputs.items() if n in feeds}
     kept = None if plan is None else _kept(pair, plan)
     matching = match(pair.first, pair.second, pair.between, feeds, kept)
+    if matching.share < FEW:
+        ours, others = (pair.first, matching.only_first, feeds), (pair.second, matching.only_second, pair.second.fed(theirs))
+        matching.add(pairs_by_values(ours, others, matching.sizes, memory, pair.providers), "values")
     probe = Probe(pair.first, pair.second, matching, (feeds, pair.second.fed(theirs)), memory, pair.providers)
     outputs = [n for n in pair.between.outputs if n in matching.pairs]
     bound = _tolerance(pair, differences)

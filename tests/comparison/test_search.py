@@ -179,6 +179,23 @@ def test_a_folded_normalization_leaves_few_tensors_and_still_finds_the_mistake()
     assert readers & nodes
 
 
+def test_another_exporter_leaves_weights_and_values_to_go_by():
+    """Two exports of one network: no tensor inside has the same name, and linear layers are other operators."""
+    one, two = (load_model(ROOT / "models" / f"vit_{n}.onnx") for n in ("legacy", "dynamo"))
+    assert compare(one, two, str(DATA), samples=8).trail is None
+    held = [t for t in two.graph.initializer if len(t.dims) == 2 and min(t.dims) > 10]
+    victim = held[len(held) // 2]
+    array = np.array(numpy_helper.to_array(victim))
+    array[5] *= 2
+    trail = compare(one, changed(two, **{victim.name: array}), str(DATA), samples=8).trail
+    assert trail.matched["name"] == 0
+    assert trail.matched["weights"] > 20 and trail.matched["values"] > 20
+    assert trail.proven and len(trail.divergences) == 1
+    reader = next(n for n in two.graph.node if victim.name in n.input)
+    assert trail.divergences[0].other_nodes[0] == reader.name
+    assert any(repr(victim.name) in c for c in trail.divergences[0].causes)
+
+
 def test_memory_bounds_how_many_tensors_are_held():
     model = load_model(ROOT / "models" / "unet.onnx")
     weights = [t for t in model.graph.initializer if len(t.dims) == 4]
