@@ -97,6 +97,14 @@ def compare(
         ),
     ] = None,
     top_k: Annotated[int, typer.Option(metavar="K", min=1, help="Of how many largest elements.", rich_help_panel=_GATE)] = 1,
+    class_axis: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="OUTPUT=N",
+            help="Axis of classes where outputs are not (N, classes), such as logits=2.",
+            rich_help_panel=_GATE,
+        ),
+    ] = None,
     search: Annotated[
         bool, typer.Option("--search/--no-search", help="Find where the models part.", rich_help_panel=_SEARCH)
     ] = True,
@@ -138,6 +146,7 @@ def compare(
         "max_drop": max_drop,
         "min_agreement": min_agreement,
         "top_k": top_k,
+        "class_axis": values.axes("--class-axis", class_axis or []),
         "search": search,
         "save_worst": save_worst,
         "worst": worst,

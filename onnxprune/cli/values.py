@@ -96,6 +96,21 @@ def tolerances(option: str, values: Sequence[str]) -> dict[str, float]:
     return found
 
 
+def axes(option: str, values: Sequence[str]) -> dict[str, int]:
+    """Axes by output from texts such as `logits=2`.
+
+    Raises:
+        UsageError: one is not of that form.
+    """
+    found = {}
+    for text in values:
+        name, _, number = text.rpartition("=")
+        if not name or not number.strip().lstrip("-").isdecimal():
+            raise UsageError(f"{option} {text}: needs OUTPUT=AXIS, such as logits=2")
+        found[name] = int(number)
+    return found
+
+
 def check_choice(option: str, value: str, known: Iterable[str]) -> None:
     """Raises `UsageError` unless a value is one of those known."""
     known = list(known)

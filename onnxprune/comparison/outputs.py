@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.calibrate.batch import Batch, Samples
-from onnxprune.metrics.paired import Interval, share
+from onnxprune.metrics.paired import Interval, difference_of_ratios, share
 from onnxprune.report.fidelity import Likeness, Worst
 
 Array = NDArray[Any]
@@ -40,8 +40,9 @@ class OutputDifference:
         cosine: mean cosine between both outputs of a sample; None for outputs that are no floats.
         equal: share of elements that are the same.
         top_k: of how many largest elements `agreement` speaks.
-        agreement: share of samples whose k largest elements `(N, classes)` are the same; None for other outputs.
-        interval: 95 % interval of the agreement.
+        agreement: share of samples whose k largest elements `(N, classes)` are the same, of positions where `class_axis`
+            was given; None for other outputs.
+        interval: 95 % interval of the agreement: Wilson's, for positions a bootstrap over samples; None for one sample.
         tolerance: that was asked for.
         outside: share of the elements beyond it; None where there is none.
         worst: samples that are farthest apart.
@@ -84,13 +85,17 @@ class Differences:
         other: name in the second.
         tolerance: of elements.
         top_k: see `OutputDifference`.
+        class_axis: axis of scores; None: the second one of outputs `(N, classes)`, and none of others.
     """
 
-    def __init__(self, output: str, other: str, tolerance: Tolerance | None, top_k: int) -> None:
-        self.output, self.tolerance, self.top_k = output, tolerance, top_k
+    def __init__(
+        self, output: str, other: str, tolerance: Tolerance | None, top_k: int, class_axis: int | None = None
+    ) -> None:
+        self.output, self.tolerance, self.top_k, self.class_axis = output, tolerance, top_k, class_axis
         self.found = OutputDifference(output, other, tolerance=tolerance, top_k=top_k)
         self.likeness = Likeness()
-        self.agreed: list[NDArray[np.bool_]] = []
+        self.agreed: list[NDArray[np.bool_]] = []  # (samples, positions), raveled
+        self.positions: list[NDArray[np.int64]] = []  # of each sample
         self.elements = self.same = self.beyond = 0
         self.errors: dict[int, float] = {}
 
@@ -133,8 +138,16 @@ class Differences:
             self.beyond += int((apart > bound).sum())
         if floats:
             self.likeness.add(batch, {self.output: a}, {self.output: b})
-            if a.ndim == 2 and a.shape[1] > self.top_k:
-                self.agreed.append(_same_largest(a, b, self.top_k))
+            self._agree(a, b)
+
+    def _agree(self, a: Array, b: Array) -> None:
+        """Takes in which classes are the largest."""
+        axis = self.class_axis if self.class_axis is not None else 1 if a.ndim == 2 else None
+        if axis is None or not -a.ndim < axis < a.ndim or axis == 0 or a.shape[axis] <= self.top_k:
+            return
+        rows = [np.moveaxis(v, axis, -1).reshape(-1, v.shape[axis]) for v in (a, b)]
+        self.agreed.append(_same_largest(rows[0], rows[1], self.top_k))
+        self.positions.append(np.full(len(a), len(rows[0]) // max(len(a), 1)))
 
     def _note(self, places: NDArray[np.int64], errors: NDArray[np.float64]) -> None:
         self.errors.update(zip(places.tolist(), errors.tolist(), strict=True))
@@ -155,10 +168,19 @@ class Differences:
         if likeness:
             found.relative_error, found.cosine = likeness.relative_error, likeness.cosine
         if self.agreed:
-            same = np.concatenate(self.agreed)
-            ends: Interval = share(same)
-            found.agreement, found.interval = float(same.mean()), (ends.low, ends.high)
+            same, positions = np.concatenate(self.agreed), np.concatenate(self.positions)
+            found.agreement, ends = float(same.mean()), _interval(same, positions)
+            found.interval = None if ends is None else (ends.low, ends.high)
         return found
+
+
+def _interval(same: NDArray[np.bool_], positions: NDArray[np.int64]) -> Interval | None:
+    """Of a share of samples, or of positions: those of one sample are not independent, so samples are drawn."""
+    if (positions == 1).all():
+        return share(same)
+    weights = positions.astype(np.float64)
+    agreed = np.add.reduceat(same.astype(np.float64), np.cumsum(positions) - positions)
+    return difference_of_ratios((np.zeros_like(weights), weights), (agreed, weights), lambda total, weight: total / weight)
 
 
 def _same_largest(a: Array, b: Array, k: int) -> NDArray[np.bool_]:

@@ -11,15 +11,16 @@ from numpy.typing import NDArray
 from onnxprune.calibrate.batch import Batch, Samples, batch_size
 from onnxprune.calibrate.signature import signature
 from onnxprune.comparison.cause import part
-from onnxprune.comparison.matching import FEW, Kept, Matching, kept_slices, match
+from onnxprune.comparison.kept import kept_slices
+from onnxprune.comparison.matching import FEW, Kept, Matching, match
 from onnxprune.comparison.outputs import Differences, farthest
+from onnxprune.comparison.pair import Pair
 from onnxprune.comparison.probe import Probe
 from onnxprune.comparison.result import Divergence, Trail
 from onnxprune.comparison.search import Origin, search
 from onnxprune.comparison.values import pairs_by_values
 
 if TYPE_CHECKING:
-    from onnxprune.comparison.compare import Pair
     from onnxprune.plan.plan import Plan
 
 _SAMPLES = 4

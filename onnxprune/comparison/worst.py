@@ -11,20 +11,18 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from onnxprune.calibrate.batch import Samples
 from onnxprune.comparison.outputs import Differences, farthest
-
-if TYPE_CHECKING:
-    from onnxprune.comparison.compare import Pair
+from onnxprune.comparison.pair import Pair
 
 _NUMBERS = (np.ndarray, np.generic)
 
 
-def save_worst(pair: Pair, samples: Samples, differences: Mapping[str, Differences], path: Path, count: int) -> list[str]:
+def write_worst(pair: Pair, samples: Samples, differences: Mapping[str, Differences], path: Path, count: int) -> list[str]:
     """Writes the worst samples; those of another shape than the worst one are left out.
 
     Args:

@@ -89,6 +89,21 @@ def test_the_largest_elements_are_compared_as_sets():
     assert two.interval[0] < 0.75 < two.interval[1]
 
 
+def test_positions_have_classes_where_an_axis_is_given():
+    text = "(float[N, 5, 4] x) => (float[N, 5, 4] y) { y = MatMul (x, w) }"
+    a, b = (make(text, {"w": np.eye(4, dtype=np.float32)[order]}) for order in ([0, 1, 2, 3], [0, 1, 3, 2]))
+    rows = np.random.default_rng(0).standard_normal((30, 5, 4)).astype(np.float32)
+    plain = compare(a, b, {"x": rows}, search=False).outputs[0]
+    given = compare(a, b, {"x": rows}, search=False, class_axis={"y": 2}).outputs[0]
+    assert plain.agreement is None
+    same = (rows.argmax(2) < 2).mean()
+    assert given.agreement == pytest.approx(same)
+    assert given.interval[0] < same < given.interval[1] < given.interval[0] + 0.3
+    assert not compare(a, b, {"x": rows}, search=False, class_axis={"y": 2}, min_agreement=0.9).passed
+    nothing = compare(a, b, {"x": rows}, search=False, min_agreement=0.1)
+    assert "no output has scores of classes" in nothing.exceeded[0]
+
+
 def test_numbers_that_are_not_finite_are_compared_by_their_places():
     text = "(float[N, 3] x) => (float[N, 3] y) { y = Div (x, d) }"
     a, b = (make(text, {"d": np.array(d, np.float32)}) for d in ([0, 1, 1], [1, 1, 1]))
@@ -219,6 +234,8 @@ def test_integers_and_texts_are_compared():
         ({"rtol": {"z": 0.1}}, "no such output"),
         ({"rtol": -1.0}, "0 or more"),
         ({"min_agreement": 2.0}, "from 0 to 1"),
+        ({"class_axis": {"y": 0}}, "counts samples"),
+        ({"class_axis": {"z": 1}}, "no such output"),
         ({"max_drop": 1.0}, "needs data to evaluate on"),
         ({"providers": ["quantum"]}, "not part of this ONNX Runtime"),
     ],
