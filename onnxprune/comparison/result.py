@@ -113,7 +113,7 @@ class Trail:
         unmatched: how many of them have no partner, or one of another shape.
         path: relative error at the tensors that were measured, in the order of the graph.
         runs: of both models.
-        note: why there is nothing to find; empty where there is.
+        note: why little or nothing can be found; empty where it can.
     """
 
     divergences: list[Divergence] = field(default_factory=list)

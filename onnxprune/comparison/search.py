@@ -118,7 +118,7 @@ def _rounds(probe: Probe, upstream: _Upstream, outputs: Sequence[str], found: Se
             break
         before = found.left
         # an output that is replaced agrees, whatever made it wrong: that proves something only if what it reads agreed
-        kept = {o.tensor: o.error for o in origins if o.tensor in outputs and o.inputs > 0}
+        kept = {o.tensor: o.error for o in origins if o.tensor in outputs and (o.inputs > 0 or upstream.unmatched(o.tensor))}
         declined = probe.replace(first, upstream.behind(first))
         probe.measure(outputs)
         found.left = max((kept.get(n, probe.errors[n]) for n in outputs), default=0.0)
@@ -155,6 +155,7 @@ class _Upstream:
     """
 
     def __init__(self, flow: Flow, names: Sequence[str]) -> None:
+        self.flow = flow
         self.names, self.place = list(names), {n: k for k, n in enumerate(names)}
         self.parents = [0] * len(self.names)  # nearest matched tensors before it
         self.ancestors = [0] * len(self.names)
@@ -214,6 +215,14 @@ class _Upstream:
         """Matched tensors that depend on some."""
         mask = sum(1 << self.place[n] for n in names)
         return [n for k, n in enumerate(self.names) if self.ancestors[k] & mask]
+
+    def unmatched(self, name: str) -> bool:
+        """Several nodes make a tensor from the inputs of the model, and none of what lies between has a partner."""
+        return not self.parents[self.place[name]] and self.varying_nodes(name) > 1
+
+    def varying_nodes(self, name: str) -> int:
+        """Nodes that a tensor depends on, and that depend on what is fed."""
+        return sum(self.flow.varying[k] for k in self.flow.ancestors([name]))
 
     def error_before(self, name: str, probe: Probe) -> float:
         """Largest known error of the tensors right before one."""

@@ -136,9 +136,7 @@ def _place(each: Divergence) -> str:
     node = each.nodes[-1] if each.nodes else ""
     many = ""
     if len(each.nodes) != 1 or len(each.other_nodes) != 1:
-        texts = [
-            ", ".join(nodes[:_NODES]) + (" ..." if len(nodes) > _NODES else "") for nodes in (each.nodes, each.other_nodes)
-        ]
+        texts = [_listed(nodes) for nodes in (each.nodes, each.other_nodes)]
         many = f"; made by {texts[0]} here and by {texts[1]} there"
     where = f"{each.op} {node!r}: " if node else ""
     if each.failure:
@@ -147,9 +145,17 @@ def _place(each: Divergence) -> str:
     return f"{where}{name} {apart}, its inputs by {_error(each.inputs)}{many}"
 
 
+def _listed(nodes: Sequence[str]) -> str:
+    if len(nodes) <= _NODES:
+        return ", ".join(nodes)
+    return f"{', '.join(nodes[:_NODES])} and {len(nodes) - _NODES} more nodes"
+
+
 def _proof(trail: Trail) -> str:
     given = "with these tensors from the first model"
     left, error = _error(trail.left), _error(trail.error)
     if trail.proven:
         return f"{given}, the outputs of the second agree (largest relative error {left} instead of {error})"
+    if trail.left == trail.error:
+        return "none: what lies before these tensors has no partner to compare with, or rounding is all that differs there"
     return f"{given}, {left} of the outputs' relative error {error} is left: there are other causes, or many small ones"

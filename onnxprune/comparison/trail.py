@@ -66,15 +66,17 @@ def find_trail(
         len(matching.only_first) + len(matching.resized),
         found.path,
         probe.runs,
-        _note(found.error, bound, outputs),
+        _note(found.error, bound, outputs, matching),
     )
 
 
-def _note(error: float, bound: float, outputs: list[str]) -> str:
+def _note(error: float, bound: float, outputs: list[str], matching: Matching) -> str:
     if not outputs:
         return "no output could be matched: they do not depend on what is fed, or have other shapes"
     if error <= bound:
         return "the graphs agree as they are written: ONNX Runtime's own optimizations make the difference"
+    if len(matching.resized) > len(matching.pairs):
+        return "most tensors inside have other shapes, as weights have: a plan says which channels to compare (--plan)"
     return ""
 
 

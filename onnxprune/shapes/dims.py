@@ -70,13 +70,19 @@ def assignments(
 
 
 def one_sample(model: onnx.ModelProto, given: Mapping[str, Sequence[int]] | None = None) -> dict[str, tuple[int, ...]]:
-    """Shapes of the inputs for one sample: symbolic first dimensions are 1, other ones as in `assignments`."""
+    """Shapes of the inputs for one sample: symbolic first dimensions are 1, others as in `assignments`.
+
+    A symbol that a given shape fixes has that size in the other inputs too.
+    """
     given = dict(given or {})
     sizes = next(assignments(model, given))
     open_inputs = [i for i in graph_inputs(model) if i.name not in given]
     batch = {_symbol(i, 0) for i in open_inputs} - {""}
+    known = dict.fromkeys(batch, 1)
+    for i in graph_inputs(model):
+        known |= {s: n for k, n in enumerate(given.get(i.name, ())) if (s := _symbol(i, k))}
     for i in open_inputs:
-        sizes[i.name] = tuple(1 if _symbol(i, k) in batch else n for k, n in enumerate(sizes[i.name]))
+        sizes[i.name] = tuple(known.get(_symbol(i, k), n) for k, n in enumerate(sizes[i.name]))
     return sizes
 
 

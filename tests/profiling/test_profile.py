@@ -61,6 +61,12 @@ def test_a_batch_multiplies_activations_and_not_weights():
     assert eight.peak.bytes == 8 * one.peak.bytes
 
 
+def test_a_size_that_is_given_holds_wherever_its_symbol_stands():
+    text = "(float[B, 4] x, float[2, B, 4] s, float[T] t) => (float[2, B, 4] y, float[T] u) { y = Add (x, s) u = Relu (t) }"
+    found, _ = costs(make(text, {}), x=(3, 4))
+    assert (found.shapes["x"], found.shapes["s"]) == ((3, 4), (2, 3, 4))
+
+
 def test_a_shape_that_contradicts_the_model_is_an_error():
     with pytest.raises(ModelError, match="does not fit input 'x'"):
         profile(make(CHAIN, WEIGHTS), {"x": (1, 4, 8, 8)})
