@@ -16,7 +16,7 @@ from onnxprune.cli.screen import Screen
 from onnxprune.cli.verify import verify
 
 EXIT_CODES = (
-    "Exit codes: 0 ok, 1 bad model or input, 2 usage, 3 verification failed or threshold exceeded, "
+    "Exit codes: 0 ok, 1 bad model or input, 2 usage, 3 verification failed, "
     "4 budget missed, 5 nothing to prune, 70 internal error, 130 interrupted."
 )
 

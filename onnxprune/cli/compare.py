@@ -123,7 +123,7 @@ def compare(
         bool, typer.Option("--json", help="Print one JSON document instead of tables.", rich_help_panel=_FILES)
     ] = False,
 ) -> None:
-    """Compare what two models compute, find where they part, and gate a pipeline."""
+    """Compare the outputs of two models, find where they part."""
     screen = cast(Screen, context.obj)
     shapes = values.shapes(shape or [])
     rtols, atols = values.tolerances("--rtol", rtol or []), values.tolerances("--atol", atol or [])

@@ -24,7 +24,7 @@ def profile(
     csv: Annotated[Path | None, typer.Option(metavar="CSV", help="Write all rows.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")] = False,
 ) -> None:
-    """Count MACs, parameters, memory and arithmetic intensity of every layer."""
+    """Count MACs, parameters and memory of every layer."""
     screen = cast(Screen, context.obj)
     shapes = values.shapes(shape or [])
     values.check_choice("--by", by, ("node", "op"))
