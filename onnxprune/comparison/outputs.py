@@ -102,9 +102,7 @@ class Differences:
     def add(self, batch: Batch, a: Any, b: Any) -> None:
         """Takes in the values of one run."""
         found = self.found
-        if not isinstance(a, np.ndarray) or not isinstance(b, np.ndarray):
-            found.message = found.message or ("" if repr(a) == repr(b) else "is no tensor, and differs")
-            return
+        a, b = _flat(a), _flat(b)
         if a.shape != b.shape or (a.dtype.kind in "fc") != (b.dtype.kind in "fc"):
             found.message = found.message or f"{b.dtype} {list(b.shape)} instead of {a.dtype} {list(a.shape)}"
             return
@@ -172,6 +170,15 @@ class Differences:
             found.agreement, ends = float(same.mean()), _interval(same, positions)
             found.interval = None if ends is None else (ends.low, ends.high)
         return found
+
+
+def _flat(value: Any) -> Array:
+    """Sequences of tensors end to end, as one row; maps of each sample, such as probabilities by class, as rows `(N, keys)`."""
+    if isinstance(value, list) and value and all(isinstance(v, dict) for v in value):
+        return np.array([[v[k] for k in sorted(v)] for v in value])
+    if isinstance(value, list) and value and all(isinstance(v, np.ndarray) for v in value):
+        return np.concatenate([v.ravel() for v in value])[None]
+    return np.asarray(value)
 
 
 def _interval(same: NDArray[np.bool_], positions: NDArray[np.int64]) -> Interval | None:

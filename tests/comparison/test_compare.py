@@ -215,6 +215,19 @@ def test_a_second_model_that_does_not_run_is_a_result():
     assert place.causes == ["constant 's' is [-1, 2, 2] in the first model, [-1, 3, 2] in the second"]
 
 
+def test_sequences_and_maps_are_compared():
+    text = "(float[N, 4] x) => (seq(float[N, 2]) y) { z = Mul (x, w) y = SplitToSequence <axis = 1> (z, s) }"
+    a, b = (make(text, {"w": np.array(w, np.float32), "s": np.array(2)}) for w in ([1, 1, 1, 1], [1, 1, 1, 1.5]))
+    assert compare(a, a, {"x": X}, rtol=0.0, atol=0.0).passed
+    found = compare(a, b, {"x": X}).outputs[0]
+    assert found.max_abs == pytest.approx(np.abs(X[:, 3]).max() / 2)
+    maps = "(float[N, 4] x) => (seq(map(int64, float)) y) { z = Mul (x, w) y = ai.onnx.ml.ZipMap <classlabels_int64s = [7, 8, 9, 10]> (z) }"
+    a, b = (make(maps, {"w": np.array(w, np.float32)}, domains=["ai.onnx.ml"]) for w in ([1, 1, 1, 1], [1, 1, 1, 1.5]))
+    found = compare(a, b, {"x": X}).outputs[0]
+    assert found.max_abs == pytest.approx(np.abs(X[:, 3]).max() / 2)
+    assert found.agreement == pytest.approx((X.argmax(1) == (X * [1, 1, 1, 1.5]).argmax(1)).mean())
+
+
 def test_integers_and_texts_are_compared():
     text = "(float[N, 4] x) => (int64[N] i, float[N, 4] y) { i = ArgMax <axis = 1, keepdims = 0> (z) z = Mul (x, w) y = Neg (z) }"
     text = text.replace(
