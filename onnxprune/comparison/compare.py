@@ -14,12 +14,12 @@ from onnxprune.calibrate.signature import signature
 from onnxprune.comparison.cause import constants
 from onnxprune.comparison.outputs import Differences
 from onnxprune.comparison.pair import Pair
-from onnxprune.comparison.result import Comparison, Thresholds
+from onnxprune.comparison.result import Comparison, Thresholds, Trail
 from onnxprune.comparison.scores import Scores
 from onnxprune.comparison.sides import Side, interface
 from onnxprune.comparison.trail import find_trail
 from onnxprune.comparison.worst import write_worst
-from onnxprune.errors import UsageError
+from onnxprune.errors import ModelError, UsageError
 from onnxprune.io.load import load_model
 from onnxprune.metrics.data import load_data
 from onnxprune.statistics.providers import parse_providers
@@ -116,7 +116,10 @@ def compare(
     found.evaluation = scores.result() if scores else None
     if search and _differ(found, pair.noise):
         tell("searching for the first difference", 0.6)
-        found.trail = find_trail(pair, held, differences, plan, memory=memory)
+        try:
+            found.trail = find_trail(pair, held, differences, plan, memory=memory)
+        except ModelError as error:  # the figures are there: that the inside can't be looked at must not take them away
+            found.trail = Trail(note=f"the inside of the models can't be compared: {error}")
     if save_worst is not None and not pair.failed:
         tell("saving samples", 0.95)
         found.notes += write_worst(pair, held, differences, Path(save_worst), worst)

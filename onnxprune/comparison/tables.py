@@ -125,6 +125,8 @@ def trail_notes(trail: Trail, *, verbose: bool) -> Iterator[Note]:
         yield Note("", f"and at {len(trail.divergences) - len(shown)} more tensors")
     if trail.divergences:
         yield Note("proof", _proof(trail), "bold green" if trail.proven else "bold yellow")
+    if not trail.tensors:
+        return
     ways = ", ".join(f"{n:,} by {how}" for how, n in trail.matched.items() if n)
     matched = f"{trail.tensors - trail.unmatched:,} of {plural(trail.tensors, 'tensor')} inside have a partner"
     runs = f"both models run {trail.runs:,} times on {plural(len(trail.samples), 'sample')}"

@@ -205,3 +205,16 @@ def test_memory_bounds_how_many_tensors_are_held():
     assert [d.tensor for d in many.trail.divergences] == [d.tensor for d in one.trail.divergences]
     assert one.trail.runs > many.trail.runs
     assert one.trail.runs < 4 * np.log2(one.trail.tensors) + 8, "one tensor a run is a bisection"
+
+
+def test_figures_stay_where_the_inside_cannot_be_run(monkeypatch):
+    from onnxprune.comparison.sides import Side
+
+    def refuse(self, *arguments):
+        raise RuntimeError("no kernel")
+
+    monkeypatch.setattr(Side, "tensors", refuse)
+    model = make(BRANCHES, W)
+    found = compare(model, changed(model, w1=other("w1")), X)
+    assert found.outputs[0].max_rel > 0.01
+    assert "can't be compared" in found.trail.note and not found.trail.proven
