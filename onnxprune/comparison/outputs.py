@@ -173,7 +173,7 @@ class Differences:
 
 
 def _flat(value: Any) -> Array:
-    """Sequences of tensors end to end, as one row; maps of each sample, such as probabilities by class, as rows `(N, keys)`."""
+    """Sequences of tensors end to end, as one row; maps of samples (probabilities by class) as rows `(N, keys)`."""
     if isinstance(value, list) and value and all(isinstance(v, dict) for v in value):
         return np.array([[v[k] for k in sorted(v)] for v in value])
     if isinstance(value, list) and value and all(isinstance(v, np.ndarray) for v in value):
