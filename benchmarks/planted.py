@@ -238,16 +238,20 @@ def main() -> int:
             rows.append(row)
             mark = "none" if row["planted"] is None else "found" if row["found"] else "MISSED"
             print(f"{key:44} {kind:10} {mark:7} {row['planted']}  at {row.get('at', row.get('error'))}", flush=True)
+        if not arguments.only:  # a long run that is cut off leaves what it has
+            document = {"models": len({r["model"] for r in rows}), "seed": arguments.seed, "summary": summed(rows)}
+            RESULT.write_text(json.dumps({**document, "trials": rows}, indent=1) + "\n")
+    print(json.dumps(summed(rows)))
+    return 0 if all(r["found"] for r in rows if r["kind"] == "weight" and r["planted"] is not None) else 1
+
+
+def summed(rows: list[dict[str, Any]]) -> dict[str, dict[str, int]]:
+    """How many mistakes of each kind were planted, found and proven."""
     told = {k: [r for r in rows if r["kind"] == k and r["planted"] is not None] for k in KINDS}
-    summary = {
+    return {
         k: {"planted": len(v), "found": sum(r["found"] for r in v), "proven": sum(r.get("proven", False) for r in v)}
         for k, v in told.items()
     }
-    if not arguments.only:
-        document = {"models": len(chosen), "seed": arguments.seed, "summary": summary, "trials": rows}
-        RESULT.write_text(json.dumps(document, indent=1) + "\n")
-    print(json.dumps(summary))
-    return 0 if all(r["found"] for r in told["weight"]) else 1
 
 
 if __name__ == "__main__":
