@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from onnxprune.api import PruneResult, analyze, apply, evaluate, prune, verify
+    from onnxprune.comparison.compare import compare
+    from onnxprune.comparison.result import Comparison
     from onnxprune.errors import (
         BudgetError,
         ModelError,
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from onnxprune.metrics.registry import metric
     from onnxprune.metrics.score import Score
     from onnxprune.plan.plan import Plan, load_plan
+    from onnxprune.profiling.count import profile
+    from onnxprune.profiling.profile import Profile
     from onnxprune.proof.oracle import Verification
     from onnxprune.report.report import Report
     from onnxprune.select.context import ScoreContext
@@ -34,10 +38,13 @@ _HOMES = {
     "Group": "groups.group", "Groups": "groups.group", "Plan": "plan.plan", "load_plan": "plan.plan",
     "Report": "report.report", "criterion": "select.criteria", "slice_criterion": "select.criteria",
     "evaluate": "api", "Score": "metrics.score", "metric": "metrics.registry",
+    "compare": "comparison.compare", "Comparison": "comparison.result",
+    "profile": "profiling.count", "Profile": "profiling.profile",
     "ScoreContext": "select.context", "rule": "trace.registry", "layout": "trace.registry", "Verification": "proof.oracle",
 }  # fmt: skip
 __all__ = [
     "BudgetError",
+    "Comparison",
     "Group",
     "Groups",
     "ModelError",
@@ -45,6 +52,7 @@ __all__ = [
     "OnnxPruneError",
     "Plan",
     "PlanError",
+    "Profile",
     "PruneResult",
     "Report",
     "Score",
@@ -55,11 +63,13 @@ __all__ = [
     "__version__",
     "analyze",
     "apply",
+    "compare",
     "criterion",
     "evaluate",
     "layout",
     "load_plan",
     "metric",
+    "profile",
     "prune",
     "rule",
     "slice_criterion",

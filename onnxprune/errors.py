@@ -3,7 +3,7 @@
     0  done
     1  `ModelError`           the model or another input file is bad
     2  `UsageError`           the call is wrong: an option, a path, a plan (`PlanError`)
-    3  `VerificationError`    the pruned model does not compute what the plan promises
+    3  `VerificationError`    the pruned model does not compute what the plan promises, or two models differ by too much
     4  `BudgetError`          the budget can't be met
     5  `NothingToPruneError`  the model is sound, but nothing in it can be removed
 
@@ -36,7 +36,7 @@ class PlanError(UsageError):
 
 
 class VerificationError(OnnxPruneError):
-    """The pruned model differs from the source model by more than rounding (exit code 3)."""
+    """A model differs from another by more than rounding, or than a threshold allows (exit code 3)."""
 
     exit_code: ClassVar[int] = 3
 

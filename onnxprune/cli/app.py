@@ -7,7 +7,9 @@ from typing import Annotated
 import typer
 
 from onnxprune.cli.apply import apply
+from onnxprune.cli.compare import compare
 from onnxprune.cli.inspect import inspect
+from onnxprune.cli.profile import profile
 from onnxprune.cli.prune import prune
 from onnxprune.cli.score import score
 from onnxprune.cli.screen import Screen
@@ -27,7 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (prune, apply, verify, inspect, score):
+for command in (prune, apply, verify, inspect, score, profile, compare):
     app.command()(command)
 
 

@@ -69,6 +69,42 @@ def shapes(values: Sequence[str]) -> dict[str, tuple[int, ...]]:
     return found
 
 
+def tolerances(option: str, values: Sequence[str]) -> dict[str, float]:
+    """Tolerances by output, of all others under `""`, from texts such as `1e-3` and `logits=1e-2`.
+
+    Raises:
+        UsageError: one is no number of at least 0, or there are two for the same output.
+    """
+    found: dict[str, float] = {}
+    for text in values:
+        name, equals, number = text.rpartition("=")
+        try:
+            value = float(number)
+        except ValueError:
+            value = -1.0
+        if not 0 <= value < float("inf") or (equals and not name):
+            raise UsageError(f"{option} {text}: needs a number of at least 0, or OUTPUT=NUMBER")
+        if name in found:
+            raise UsageError(f"{option} {text}: there is one for {repr(name) if name else 'all outputs'} already")
+        found[name] = value
+    return found
+
+
+def axes(option: str, values: Sequence[str]) -> dict[str, int]:
+    """Axes by output from texts such as `logits=2`.
+
+    Raises:
+        UsageError: one is not of that form.
+    """
+    found = {}
+    for text in values:
+        name, _, number = text.rpartition("=")
+        if not name or not number.strip().lstrip("-").isdecimal():
+            raise UsageError(f"{option} {text}: needs OUTPUT=AXIS, such as logits=2")
+        found[name] = int(number)
+    return found
+
+
 def check_choice(option: str, value: str, known: Iterable[str]) -> None:
     """Raises `UsageError` unless a value is one of those known."""
     known = list(known)

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.groups.classes import Classes, Ids
-from onnxprune.report.macs import node_macs
+from onnxprune.profiling.macs import node_macs
+from onnxprune.profiling.rounds import rounds
 from onnxprune.trace.tracer import Trace
 from onnxprune.trace.value import Value
 
@@ -70,6 +71,7 @@ def costs(trace: Trace, classes: Classes) -> Costs:
     touched = np.bincount(pairs[:, 0], minlength=classes.count).astype(np.int32)
     macs = np.zeros(classes.count)
     readers: dict[str, list[str]] = {}
+    times = rounds(trace.graph, trace.inferred.scopes).times
     for graph, scope in _scopes(trace):
         for node in graph.nodes:
             values = [scope.get(t.name) if t.name else None for t in node.inputs]
@@ -79,7 +81,7 @@ def costs(trace: Trace, classes: Classes) -> Costs:
             outs = [scope[t.name].shape if t.name in scope else None for t in node.outputs]
             total = node_macs(node.op, node.domain or "", dict(node.attrs), [v.shape if v else None for v in values], outs)
             if total:
-                _share(classes, macs, total, [v for v in values if v is not None])
+                _share(classes, macs, total * times.get(id(graph), 1), [v for v in values if v is not None])
     return Costs(axes, pairs, touched, params, macs, readers)
 
 

@@ -10,7 +10,7 @@ them. A weight that is made from almost nothing (ConstantOfShape) stays too: no 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,11 +63,11 @@ def prepare(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]] | None =
         ModelError: a given shape names no input or contradicts it.
     """
     if shapes:
-        _check(model, shapes)
+        check_shapes(model, shapes)
     if model.functions:
         model = inliner.inline_local_functions(model)
     graph = import_graph(model)
-    chosen, inferred = _infer(model, graph, shapes)
+    chosen, inferred = best_sizes(graph, assignments(model, shapes))
     folded = _drop_zero_states(_fold(model, graph, inferred) or model)
     unshared, clones = _unshare(folded)
     if unshared is not model:
@@ -145,7 +145,8 @@ def _splat(t: gs.Tensor) -> bool:
     return bool((array == array.ravel()[0]).all())
 
 
-def _check(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> None:
+def check_shapes(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> None:
+    """Raises `ModelError` where a shape names no input of the model or contradicts it."""
     inputs = {i.name: i for i in model.graph.input}
     for name, shape in shapes.items():
         if name not in inputs:
@@ -155,13 +156,13 @@ def _check(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> None:
             raise ModelError(f"shape {list(shape)} does not fit input {name!r}")
 
 
-def _infer(
-    model: onnx.ModelProto, graph: gs.Graph, shapes: Mapping[str, Sequence[int]] | None
+def best_sizes(
+    graph: gs.Graph, candidates: Iterable[dict[str, tuple[int, ...]]]
 ) -> tuple[dict[str, tuple[int, ...]], Inferred]:
-    """The first sizes at which the graph does not contradict itself, else those with the fewest contradictions."""
+    """The first input shapes at which the graph does not contradict itself, else those with the fewest contradictions."""
     best: tuple[dict[str, tuple[int, ...]], Inferred] | None = None
     seen: list[dict[str, tuple[int, ...]]] = []
-    for candidate in assignments(model, shapes):
+    for candidate in candidates:
         if candidate in seen:
             continue
         seen.append(candidate)

@@ -145,27 +145,14 @@ def single_input(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]] | N
     """
     from onnxprune.prepare.prepare import prepare
     from onnxprune.proof.inputs import random_inputs
-    from onnxprune.shapes.dims import assignments, graph_inputs
+    from onnxprune.shapes.dims import one_sample
 
     given = dict(shapes or {})
-    sizes = next(assignments(model, given))
-    batch = {_symbol(i, 0) for i in graph_inputs(model) if i.name not in given} - {""}
-    for i in graph_inputs(model):
-        if i.name not in given:
-            sizes[i.name] = tuple(1 if _symbol(i, k) in batch else n for k, n in enumerate(sizes[i.name]))
     try:
-        prepared = prepare(model, sizes)
+        prepared = prepare(model, one_sample(model, given))
         if prepared.inferred.errors:
             prepared = prepare(model, given)
         scope = prepared.inferred.scopes[id(prepared.graph)]
         return random_inputs(prepared.graph, prepared.shapes, scope, 0)
     except Exception as error:
         raise ModelError(f"no inputs for one sample could be made up ({first_line(error)}); give --shape") from error
-
-
-def _symbol(value: onnx.ValueInfoProto, axis: int) -> str:
-    """The name of a symbolic dimension, made up where it has none; empty for a fixed one."""
-    dims = value.type.tensor_type.shape.dim
-    if axis >= len(dims) or dims[axis].dim_value > 0:
-        return ""
-    return dims[axis].dim_param or f"{value.name}[{axis}]"

@@ -10,11 +10,12 @@ import onnx_graphsurgeon as gs
 from onnxprune.budget.reached import Reached, Trial
 from onnxprune.groups.classes import Mask
 from onnxprune.groups.group import Frozen, Groups
+from onnxprune.profiling.macs import node_macs
+from onnxprune.profiling.rounds import rounds
 from onnxprune.proof.oracle import Verification
 from onnxprune.recover.fit import Fit, Merge
 from onnxprune.report.fidelity import Fidelity
 from onnxprune.report.losses import GroupLoss
-from onnxprune.report.macs import node_macs
 from onnxprune.select.allocate import Choice
 from onnxprune.surgery.follow import pruned_shape
 from onnxprune.surgery.weights import cut_shape, keep_of
@@ -133,7 +134,9 @@ def count_params(groups: Groups, alive: Mask | None = None) -> int:
 
 
 def total_macs(groups: Groups, graph: gs.Graph, alive: Mask | None = None) -> int:
-    """Multiply-accumulates at the traced shapes; an If counts its dearer branch, a Loop or Scan one round.
+    """Multiply-accumulates at the traced shapes.
+
+    An If counts its dearer branch, the body of a Loop or Scan as often as it runs, once where data decides.
 
     Args:
         groups: analysis of the source.
@@ -141,6 +144,7 @@ def total_macs(groups: Groups, graph: gs.Graph, alive: Mask | None = None) -> in
         alive: which labels stay; None for all.
     """
     scopes = groups.trace.inferred.scopes
+    times = rounds(groups.trace.graph, scopes).times
 
     def shapes_of(source: gs.Graph) -> dict[str, tuple[int, ...] | None]:
         values = scopes.get(id(source), {}).items()
@@ -154,7 +158,8 @@ def total_macs(groups: Groups, graph: gs.Graph, alive: Mask | None = None) -> in
             ins, outs = ([shapes.get(t.name) for t in ts] for ts in (node.inputs, node.outputs))
             own = [count(next(bodies), body) for body in node.subgraphs()]
             attrs = {k: v for k, v in node.attrs.items() if not isinstance(v, gs.Graph)}
-            total += node_macs(node.op, node.domain or "", attrs, ins, outs) + max(own, default=0)
+            macs = node_macs(node.op, node.domain or "", attrs, ins, outs)
+            total += macs * times.get(id(source), 1) + max(own, default=0)
         return total
 
     return count(groups.trace.graph, graph)

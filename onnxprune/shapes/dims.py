@@ -69,6 +69,31 @@ def assignments(
         yield shapes
 
 
+def one_sample(model: onnx.ModelProto, given: Mapping[str, Sequence[int]] | None = None) -> dict[str, tuple[int, ...]]:
+    """Shapes of the inputs for one sample: symbolic first dimensions are 1, others as in `assignments`.
+
+    A symbol that a given shape fixes has that size in the other inputs too.
+    """
+    given = dict(given or {})
+    sizes = next(assignments(model, given))
+    open_inputs = [i for i in graph_inputs(model) if i.name not in given]
+    batch = {_symbol(i, 0) for i in open_inputs} - {""}
+    known = dict.fromkeys(batch, 1)
+    for i in graph_inputs(model):
+        known |= {s: n for k, n in enumerate(given.get(i.name, ())) if (s := _symbol(i, k))}
+    for i in open_inputs:
+        sizes[i.name] = tuple(known.get(_symbol(i, k), n) for k, n in enumerate(sizes[i.name]))
+    return sizes
+
+
+def _symbol(value: onnx.ValueInfoProto, axis: int) -> str:
+    """The name of a symbolic dimension, made up where it has none; empty for a fixed one."""
+    dims = value.type.tensor_type.shape.dim
+    if axis >= len(dims) or dims[axis].dim_value > 0:
+        return ""
+    return dims[axis].dim_param or f"{value.name}[{axis}]"
+
+
 def _evaluate(expression: str, symbols: Mapping[str, int]) -> int | None:
     """`past + 1` for the sizes already given; None where it is no arithmetic of known symbols."""
 
