@@ -23,7 +23,7 @@ from onnxprune.groups.classes import Mask
 from onnxprune.groups.group import Groups
 from onnxprune.io.load import model_size
 from onnxprune.io.surgeon import import_graph
-from onnxprune.report.macs import node_macs
+from onnxprune.profiling.macs import node_macs
 from onnxprune.report.report import count_params, total_macs
 from onnxprune.trace.value import Value
 
