@@ -24,6 +24,7 @@ from onnxprune.groups.group import Groups
 from onnxprune.io.load import model_size
 from onnxprune.io.surgeon import import_graph
 from onnxprune.profiling.macs import node_macs
+from onnxprune.profiling.rounds import rounds
 from onnxprune.report.report import count_params, total_macs
 from onnxprune.trace.value import Value
 
@@ -139,15 +140,16 @@ class Counted:
 
 
 def macs(groups: Groups, axes: Axes) -> Counted:
-    """Multiply-accumulates of one run at the traced shapes; of an If the branch that is dearer in the source."""
+    """Multiply-accumulates of one run at the traced shapes, as `total_macs` counts them; of an If the dearer branch."""
     terms: list[Term] = []
     scopes = groups.trace.inferred.scopes
+    times = rounds(groups.trace.graph, scopes).times
 
     def collect(graph: gs.Graph) -> list[Term]:
         scope = scopes.get(id(graph), {})
         found = []
         for node in graph.nodes:
-            found.append(_node_term(node, scope, axes))
+            found.append(_node_term(node, scope, axes, times.get(id(graph), 1)))
             bodies = [collect(body) for body in node.subgraphs()]
             found += max(bodies, key=lambda terms: sum(t.value({}) for t in terms), default=[])
         return [t for t in found if t.groups or t.value({})]
@@ -156,13 +158,13 @@ def macs(groups: Groups, axes: Axes) -> Counted:
     return Counted("macs", "MACs", axes, terms, lambda model, alive: float(total_macs(groups, import_graph(model), alive)))
 
 
-def _node_term(node: gs.Node, scope: Mapping[str, Value], axes: Axes) -> Term:
+def _node_term(node: gs.Node, scope: Mapping[str, Value], axes: Axes, times: int) -> Term:
     attrs = {k: v for k, v in node.attrs.items() if not isinstance(v, gs.Graph)}
 
     shapes = [axes.shape_of(scope[t.name]) if t.name in scope else None for t in (*node.inputs, *node.outputs)]
     count = len(node.inputs)
     return as_product(
-        shapes, lambda given: float(node_macs(node.op, node.domain or "", attrs, given[:count], given[count:]))
+        shapes, lambda given: float(times * node_macs(node.op, node.domain or "", attrs, given[:count], given[count:]))
     )
 
 

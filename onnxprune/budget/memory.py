@@ -1,7 +1,7 @@
 """Peak memory of activations, by the liveness of tensors in the order of the nodes.
 
-A tensor lives from the node that makes it to the last one that reads it; inputs and outputs of the graph live throughout
-their own part of it. What only renames a tensor (Reshape and the like) shares its buffer. Nothing is reused in place and
+A tensor lives from the node that makes it to the last one that reads it; inputs of the graph live throughout, outputs to its
+end. What only renames a tensor (Reshape and the like) shares its buffer. Nothing is reused in place and
 nothing is fused, so this is what the graph as written asks for, not what a runtime's allocator makes of it.
 """
 
@@ -21,10 +21,9 @@ from onnxprune.budget.axes import Axes, Axis, Shape, sizes, touched
 from onnxprune.budget.costs import Floats, Levels, Widths
 from onnxprune.groups.classes import Mask
 from onnxprune.groups.group import Groups
+from onnxprune.profiling.memory import VIEWS
 from onnxprune.surgery.follow import pruned_shape
 from onnxprune.trace.value import Value
-
-_RENAMES = {"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout"}
 
 
 @dataclass(frozen=True)
@@ -137,15 +136,15 @@ def buffers(groups: Groups) -> list[_Buffer]:
     graph = groups.trace.graph
     scope = groups.trace.inferred.scopes.get(id(graph), {})
     first: dict[str, int] = {t.name: 0 for t in graph.inputs}
-    last: dict[str, int] = dict(first)
+    last: dict[str, int] = dict.fromkeys(first, len(graph.nodes) - 1)
     home: dict[str, str] = {}
     for k, node in enumerate(graph.nodes):
         for name in _read(node):
             owner = home.get(name, name)
             if owner in first:
-                last[owner] = k
+                last[owner] = max(last[owner], k)
         for tensor in node.outputs:
-            source = node.inputs[0].name if node.op in _RENAMES and node.inputs else ""
+            source = node.inputs[0].name if node.op in VIEWS and node.inputs else ""
             if home.get(source, source) in first and tensor is node.outputs[0]:
                 home[tensor.name] = home.get(source, source)
             elif tensor.name:
