@@ -10,7 +10,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxprune.simplify.registry import Declined
+from onnxprune.cleanup.registry import Declined
+from onnxprune.cleanup.symbols import Symbols
 
 Array: TypeAlias = NDArray[Any]
 Dim: TypeAlias = int | str | None
@@ -42,12 +43,14 @@ class Work:
         options: what may be done.
         root: graph or function that the present node lies in, at any depth.
         names: of all values; a name is never used for two of them.
+        symbols: integers that follow from shapes, as of the start of the round.
     """
 
     model: ir.Model
     options: Options = field(default_factory=Options)
     root: ir.Graph | ir.Function | None = None
     names: set[str] = field(default_factory=set)
+    symbols: Symbols = field(default_factory=lambda: Symbols())
     _counter: int = 0
 
     def __post_init__(self) -> None:
@@ -192,8 +195,8 @@ class Work:
         if grows > self.options.size_threshold:
             raise Declined(f"the file would grow by {grows} bytes; --size-threshold {grows} allows it")
         if array.dtype == object:
-            return self._keep(ir.StringTensor([x.encode() if isinstance(x, str) else x for x in array.flat], shape=ir.Shape(array.shape)), like)
-        return self._keep(ir.tensor(np.ascontiguousarray(array).reshape(array.shape)), like)
+            return self.keep(ir.StringTensor([x.encode() if isinstance(x, str) else x for x in array.flat], shape=ir.Shape(array.shape)), like)
+        return self.keep(ir.tensor(np.ascontiguousarray(array).reshape(array.shape)), like)
 
     def emit(
         self,
@@ -296,6 +299,18 @@ class Work:
         old.name = self.fresh(name or "value")
         made.name = name
 
+    def rename_twice_named(self) -> None:
+        """Gives values that share a name, after an engine of others worked on the model, names of their own."""
+        seen: set[str] = set()
+        for value in all_values(self.model):
+            name = value.name
+            if not name:
+                continue
+            if name in seen and not (value.is_graph_input() or value.is_graph_output()):
+                value.name = self.fresh(name)
+            seen.add(name)
+        self.names |= seen
+
     def set_input(self, node: ir.Node, index: int, value: ir.Value | None) -> None:
         """Lets a node read another value; inputs in between are omitted ones."""
         if index >= len(node.inputs):
@@ -342,7 +357,7 @@ class Work:
         return np.broadcast_to(one.reshape(()), tuple(int(d) for d in shape.numpy()))
 
     def _made(self, array: Array, like: ir.Value) -> ir.Value:
-        dims = self._keep(ir.tensor(np.array(array.shape, np.int64)), like)
+        dims = self.keep(ir.tensor(np.array(array.shape, np.int64)), like)
         one = ir.tensor(np.array([array.flat[0]], array.dtype))
         node = ir.Node("", "ConstantOfShape", [dims], [ir.AttrTensor("value", one)], num_outputs=1)
         out = node.outputs[0]
@@ -351,7 +366,8 @@ class Work:
         self._first(node, dims.producer())
         return out
 
-    def _keep(self, tensor: Any, like: ir.Value) -> ir.Value:
+    def keep(self, tensor: Any, like: ir.Value) -> ir.Value:
+        """A new constant of a tensor, whatever its size."""
         name = self.fresh(like.name or "constant")
         tensor.name = name
         if isinstance(self.root, ir.Function):

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
-from onnxprune.simplify.registry import Declined, Pass
-from onnxprune.simplify.shapes import infer_shapes
-from onnxprune.simplify.work import Work
+from onnxprune.cleanup.registry import Declined, Pass
+from onnxprune.cleanup.shapes import infer_shapes
+from onnxprune.cleanup.work import Work
 
 _MOST_ROUNDS = 64
 

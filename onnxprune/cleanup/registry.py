@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from onnxprune.simplify.work import Work
+    from onnxprune.cleanup.work import Work
 
 Phase: TypeAlias = Literal["fold", "clean", "fuse", "normalize", "absorb", "share"]
 """When a pass runs in a round.
@@ -106,7 +106,7 @@ def model_pass(name: str, *, phase: Phase) -> Callable[[ModelFunction], ModelFun
 
 def all_passes() -> list[Pass]:
     """Every pass, in the order in which they run."""
-    from onnxprune.simplify import passes
+    from onnxprune.cleanup import passes
 
     for module in sorted(m.name for m in pkgutil.iter_modules(passes.__path__)):
         importlib.import_module(f"{passes.__name__}.{module}")

@@ -7,10 +7,10 @@ import math
 import numpy as np
 import onnx_ir as ir
 
-from onnxprune.simplify.affine.affine import Affine, affine_of, compact
-from onnxprune.simplify.affine.plan import Plan, Rest, down, times, up
-from onnxprune.simplify.registry import Declined
-from onnxprune.simplify.work import Array, full_name
+from onnxprune.cleanup.affine.affine import Affine, affine_of, compact
+from onnxprune.cleanup.affine.plan import Plan, Rest, down, times, up
+from onnxprune.cleanup.registry import Declined
+from onnxprune.cleanup.work import Array, full_name
 
 _CHANNELS = ("BatchNormalization", "InstanceNormalization", "GroupNormalization")
 

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from onnxprune.simplify.affine.affine import Affine, compact
-from onnxprune.simplify.affine.plan import Plan, Rest, down, up
-from onnxprune.simplify.registry import Declined
-from onnxprune.simplify.work import Array, Dim, full_name
+from onnxprune.cleanup.affine.affine import Affine, compact
+from onnxprune.cleanup.affine.plan import Plan, Rest, down, up
+from onnxprune.cleanup.registry import Declined
+from onnxprune.cleanup.work import Array, Dim, full_name
 
 _RESHAPES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 _SAME = ("Identity", "Dropout")

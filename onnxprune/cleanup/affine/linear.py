@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from onnxprune.simplify.affine.affine import Affine
-from onnxprune.simplify.affine.plan import Plan, Rest, down, times, up
-from onnxprune.simplify.registry import Declined
-from onnxprune.simplify.work import Array
+from onnxprune.cleanup.affine.affine import Affine
+from onnxprune.cleanup.affine.plan import Plan, Rest, down, times, up
+from onnxprune.cleanup.registry import Declined
+from onnxprune.cleanup.work import Array
 
 _PRECISE = 1 << 26  # bytes of a weight up to which sums over it are taken in float64
 

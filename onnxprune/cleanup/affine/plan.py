@@ -13,9 +13,9 @@ from typing import Any, TypeAlias
 import numpy as np
 import onnx_ir as ir
 
-from onnxprune.simplify.affine.affine import Affine
-from onnxprune.simplify.registry import Declined
-from onnxprune.simplify.work import Array, Work, full_name
+from onnxprune.cleanup.affine.affine import Affine
+from onnxprune.cleanup.registry import Declined
+from onnxprune.cleanup.work import Array, Work, full_name
 
 Rest: TypeAlias = list[tuple[int, Affine]]
 Rule: TypeAlias = "Callable[[Plan, ir.Node, int, Affine], Rest]"

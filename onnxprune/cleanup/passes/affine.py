@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from onnxprune.simplify.affine import linear, moves, scaled, through  # noqa: F401  (their rules register)
-from onnxprune.simplify.affine.affine import READ, Affine, affine_of
-from onnxprune.simplify.affine.plan import Plan
-from onnxprune.simplify.registry import Declined, node_pass
-from onnxprune.simplify.work import Work
+from onnxprune.cleanup.affine import linear, moves, scaled, through  # noqa: F401  (their rules register)
+from onnxprune.cleanup.affine.affine import READ, Affine, affine_of
+from onnxprune.cleanup.affine.plan import Plan
+from onnxprune.cleanup.registry import Declined, node_pass
+from onnxprune.cleanup.work import Work
 
 
 @node_pass("affine", phase="absorb", ops=READ)
@@ -18,7 +18,7 @@ def affine(work: Work, node: ir.Node) -> bool:
     BatchNormalization at inference, and Mul, Div, Add and Sub with a constant, are such functions. s and t may be numbers,
     or differ along any axes. Weights take them over: of Conv, ConvTranspose, Gemm, MatMul, normalizations, tables, and the
     constants of other such nodes (so BN-Mul-Add becomes BN). Operators in between hand them on: Relu where s > 0, pools,
-    Concat and Split by parts, Reshape, Transpose, sums and products. The rules in `simplify/affine/` say how, and what is
+    Concat and Split by parts, Reshape, Transpose, sums and products. The rules in `cleanup/affine/` say how, and what is
     exact.
 
     1. Towards x: everything on the way has one reader, or other readers would see the change.

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from onnxprune.simplify.affine.affine import Affine
-from onnxprune.simplify.affine.plan import Plan, Rest, down, up
-from onnxprune.simplify.registry import Declined
-from onnxprune.simplify.work import full_name
+from onnxprune.cleanup.affine.affine import Affine
+from onnxprune.cleanup.affine.plan import Plan, Rest, down, up
+from onnxprune.cleanup.registry import Declined
+from onnxprune.cleanup.work import full_name
 
 _HOMOGENEOUS = ("Relu", "LeakyRelu", "PRelu", "Abs")
 _POOLS = ("AveragePool", "GlobalAveragePool", "MaxPool", "GlobalMaxPool")

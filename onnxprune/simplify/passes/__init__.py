@@ -1,1 +1,0 @@
-"""The passes, one file for each idea. Every module in this folder is loaded; see `onnxprune.simplify.registry`."""
