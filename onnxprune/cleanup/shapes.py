@@ -53,7 +53,10 @@ def _fill_in(work: Work) -> bool:
         dims = _made_shape(work, node)
         if dims is None:
             continue
-        named = [known if known is not None else work.symbols.dim(d) for known, d in zip(shape or [None] * len(dims), dims, strict=False)]
+        named = [
+            known if known is not None else work.symbols.dim(d)
+            for known, d in zip(shape or [None] * len(dims), dims, strict=False)
+        ]
         if list(shape or ()) != named:
             out.shape = ir.Shape(named)
             found = True

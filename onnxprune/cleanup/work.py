@@ -195,7 +195,10 @@ class Work:
         if grows > self.options.size_threshold:
             raise Declined(f"the file would grow by {grows} bytes; --size-threshold {grows} allows it")
         if array.dtype == object:
-            return self.keep(ir.StringTensor([x.encode() if isinstance(x, str) else x for x in array.flat], shape=ir.Shape(array.shape)), like)
+            return self.keep(
+                ir.StringTensor([x.encode() if isinstance(x, str) else x for x in array.flat], shape=ir.Shape(array.shape)),
+                like,
+            )
         return self.keep(ir.tensor(np.ascontiguousarray(array).reshape(array.shape)), like)
 
     def emit(

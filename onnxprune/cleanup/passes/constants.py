@@ -12,7 +12,17 @@ from onnxprune.cleanup.registry import Declined, model_pass, node_pass
 from onnxprune.cleanup.work import Array, Work, full_name
 
 _QUANTIZED = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"}
-_KEPT = {"Constant", "ConstantOfShape", "If", "Loop", "Scan", "SequenceMap", "SequenceConstruct", "SequenceEmpty", "Optional"}
+_KEPT = {
+    "Constant",
+    "ConstantOfShape",
+    "If",
+    "Loop",
+    "Scan",
+    "SequenceMap",
+    "SequenceConstruct",
+    "SequenceEmpty",
+    "Optional",
+}
 _TRIVIAL = 1 << 12  # bytes; whatever is smaller is folded by the reference, which starts faster
 _BY_VIEW = {"Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Expand", "Transpose"}
 
