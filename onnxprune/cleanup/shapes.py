@@ -9,9 +9,9 @@ import onnx
 import onnx_ir as ir
 import sympy
 
-from onnxprune.io.load import nested_graphs
 from onnxprune.cleanup.symbols import as_int, propagate
 from onnxprune.cleanup.work import Work, all_values
+from onnxprune.io.load import nested_graphs
 
 _MOST_SWEEPS = 8
 _SMALL = 1024  # bytes; larger constants can't be a shape
@@ -53,7 +53,10 @@ def _fill_in(work: Work) -> bool:
         dims = _made_shape(work, node)
         if dims is None:
             continue
-        named = [known if known is not None else work.symbols.dim(d) for known, d in zip(shape or [None] * len(dims), dims, strict=False)]
+        named = [
+            known if known is not None else work.symbols.dim(d)
+            for known, d in zip(shape or [None] * len(dims), dims, strict=False)
+        ]
         if list(shape or ()) != named:
             out.shape = ir.Shape(named)
             found = True

@@ -7,12 +7,22 @@ import math
 import numpy as np
 import onnx_ir as ir
 
-from onnxprune.shapes import evaluate
 from onnxprune.cleanup.registry import Declined, model_pass, node_pass
 from onnxprune.cleanup.work import Array, Work, full_name
+from onnxprune.shapes import evaluate
 
 _QUANTIZED = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"}
-_KEPT = {"Constant", "ConstantOfShape", "If", "Loop", "Scan", "SequenceMap", "SequenceConstruct", "SequenceEmpty", "Optional"}
+_KEPT = {
+    "Constant",
+    "ConstantOfShape",
+    "If",
+    "Loop",
+    "Scan",
+    "SequenceMap",
+    "SequenceConstruct",
+    "SequenceEmpty",
+    "Optional",
+}
 _TRIVIAL = 1 << 12  # bytes; whatever is smaller is folded by the reference, which starts faster
 _BY_VIEW = {"Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Expand", "Transpose"}
 
