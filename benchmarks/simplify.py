@@ -180,7 +180,10 @@ def main() -> int:
         for number, (job, record) in enumerate(run_all(todo, args.jobs, args.timeout), 1):
             record = record if job.contestant in PEERS else record | {"source": source_hash()}
             cases.setdefault(job.key, {})[job.contestant] = record
-            print(f"{number:4}/{len(todo)} {job.key} {job.contestant}: {record.get('nodes')} {_problem(record)}".rstrip(), flush=True)
+            print(
+                f"{number:4}/{len(todo)} {job.key} {job.contestant}: {record.get('nodes')} {_problem(record)}".rstrip(),
+                flush=True,
+            )
             write(path, dump(results))
             write(args.out / "simplify.md", markdown(results))
     except KeyboardInterrupt:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from onnxprune.api import PruneResult, analyze, apply, evaluate, prune, verify
+    from onnxprune.cleanup.result import SimplifyReport, SimplifyResult
+    from onnxprune.cleanup.simplify import simplify
     from onnxprune.errors import (
         BudgetError,
         ModelError,
@@ -35,6 +37,7 @@ _HOMES = {
     "Report": "report.report", "criterion": "select.criteria", "slice_criterion": "select.criteria",
     "evaluate": "api", "Score": "metrics.score", "metric": "metrics.registry",
     "ScoreContext": "select.context", "rule": "trace.registry", "layout": "trace.registry", "Verification": "proof.oracle",
+    "simplify": "cleanup.simplify", "SimplifyResult": "cleanup.result", "SimplifyReport": "cleanup.result",
 }  # fmt: skip
 __all__ = [
     "BudgetError",
@@ -49,6 +52,8 @@ __all__ = [
     "Report",
     "Score",
     "ScoreContext",
+    "SimplifyReport",
+    "SimplifyResult",
     "UsageError",
     "Verification",
     "VerificationError",
@@ -62,6 +67,7 @@ __all__ = [
     "metric",
     "prune",
     "rule",
+    "simplify",
     "slice_criterion",
     "verify",
 ]

@@ -9,9 +9,9 @@ import onnx
 import onnx_ir as ir
 import sympy
 
-from onnxprune.io.load import nested_graphs
 from onnxprune.cleanup.symbols import as_int, propagate
 from onnxprune.cleanup.work import Work, all_values
+from onnxprune.io.load import nested_graphs
 
 _MOST_SWEEPS = 8
 _SMALL = 1024  # bytes; larger constants can't be a shape

@@ -17,6 +17,7 @@ Array: TypeAlias = NDArray[Any]
 Dim: TypeAlias = int | str | None
 Attribute: TypeAlias = int | float | str | Sequence[int] | Sequence[float] | Sequence[str] | ir.TensorProtocol | ir.Graph
 _UNIFORM = 1024  # bytes; larger constants of one repeated number are made by ConstantOfShape
+MARK = "/~"  # between the name of a value and the number of one that took its place
 DECLARED = "onnxprune.declared"  # type and shape that the source declares for a value
 
 
@@ -335,10 +336,10 @@ class Work:
 
     def fresh(self, name: str) -> str:
         """A name that nothing in the model has."""
-        stem = name.split("/~")[0]
+        stem = name.split(MARK)[0]
         while True:
             self._counter += 1
-            found = f"{stem}/~{self._counter}"
+            found = f"{stem}{MARK}{self._counter}"
             if found not in self.names:
                 self.names.add(found)
                 return found

@@ -7,9 +7,9 @@ import math
 import numpy as np
 import onnx_ir as ir
 
-from onnxprune.shapes import evaluate
 from onnxprune.cleanup.registry import Declined, model_pass, node_pass
 from onnxprune.cleanup.work import Array, Work, full_name
+from onnxprune.shapes import evaluate
 
 _QUANTIZED = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"}
 _KEPT = {

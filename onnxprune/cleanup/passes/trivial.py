@@ -20,7 +20,7 @@ def _same_shape(work: Work, a: ir.Value | None, b: ir.Value) -> bool:
 def _dropout(work: Work, node: ir.Node) -> bool:
     training = work.input(node, 2)
     off = training is None or (work.is_constant(training) and not work.scalar(training))
-    return off and (len(node.outputs) < 2 or not node.outputs[1].uses() and not node.outputs[1].is_graph_output())
+    return off and (len(node.outputs) < 2 or (not node.outputs[1].uses() and not node.outputs[1].is_graph_output()))
 
 
 def _cast(work: Work, node: ir.Node) -> bool:
