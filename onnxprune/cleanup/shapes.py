@@ -125,7 +125,7 @@ def _structure(model: ir.Model) -> onnx.ModelProto:
     try:
         return ir.serde.serialize_model(model)
     finally:
-        del graph.inputs[len(graph.inputs) - len(added) :]
+        graph.inputs[len(graph.inputs) - len(added) :] = []  # `del` would leave them marked as inputs
         graph.initializers.clear()
         for value in everything:  # in their order
             graph.initializers.add(value)
