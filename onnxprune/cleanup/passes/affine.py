@@ -7,6 +7,7 @@ import onnx_ir as ir
 from onnxprune.cleanup.affine import linear, moves, scaled, through  # noqa: F401  (their rules register)
 from onnxprune.cleanup.affine.affine import READ, Affine, affine_of
 from onnxprune.cleanup.affine.plan import Plan
+from onnxprune.cleanup.gelu import gelu_around
 from onnxprune.cleanup.registry import Declined, node_pass
 from onnxprune.cleanup.work import Work
 
@@ -24,11 +25,14 @@ def affine(work: Work, node: ir.Node) -> bool:
     1. Towards x: everything on the way has one reader, or other readers would see the change.
     2. Towards y: all readers take it over, and y is no output of a graph.
     3. The file does not grow: weights that others read too would have to be copied.
-    4. Types are floats; 16-bit weights only where the new ones are exact. Constants that broadcast x to a larger shape stay.
+    4. A Gelu that has to stay written out is left alone: runtimes know it as a whole.
+    5. Types are floats; 16-bit weights only where the new ones are exact. Constants that broadcast x to a larger shape stay.
     """
     found = affine_of(work, node)
     if found is None:
         return False
+    if gelu_around(work, node):
+        raise Declined("it is part of a Gelu, which ONNX Runtime runs as one operator")
     index, function = found
     before = _absorbed(work, node, index, function, upward=True)
     after = before and _absorbed(work, node, index, function, upward=False)
