@@ -52,8 +52,9 @@ def run_passes(work: Work, passes: Sequence[Pass], tell: Callable[[str], None] =
 
 def _run(work: Work, entry: Pass, record: PassRecord) -> int:
     start = time.perf_counter()
-    record.declined = {}
-    changes = entry.model(work) if entry.model is not None else _run_on_nodes(work, entry, record)
+    work.declined = {}
+    changes = entry.model(work) if entry.model is not None else _run_on_nodes(work, entry)
+    record.declined = work.declined
     if changes:
         sweep(work.model)
     record.changes += changes
@@ -61,7 +62,7 @@ def _run(work: Work, entry: Pass, record: PassRecord) -> int:
     return changes
 
 
-def _run_on_nodes(work: Work, entry: Pass, record: PassRecord) -> int:
+def _run_on_nodes(work: Work, entry: Pass) -> int:
     assert entry.node is not None
     changes = 0
     for node in work.nodes(entry.ops):
@@ -70,7 +71,7 @@ def _run_on_nodes(work: Work, entry: Pass, record: PassRecord) -> int:
         try:
             changes += bool(entry.node(work, node))
         except Declined as reason:
-            record.declined[node.name or str(node.outputs[0].name)] = f"{node.op_type}: {reason}"
+            work.decline(node, reason)
     return changes
 
 

@@ -2,8 +2,8 @@
 
 The source's proto is kept, without payloads. What is written is the IR's graph, dressed in the source's own declarations:
 
-1. Inputs and outputs are those of the source, to the byte. Below IR version 4 initializers are inputs too: those that are
-   left are listed in their old order, new ones last.
+1. Inputs and outputs are those of the source, to the byte. Inputs that are initializers, as all initializers are below IR
+   version 4, are constants: those that are left are listed as inputs in their old order, and below version 4 new ones last.
 2. `value_info` is what the source declares for the values that are left; nothing that was inferred is added.
 3. Model and graph metadata, opset imports, training info and annotations of tensors that are left are the source's.
 4. Sparse initializers are inputs while passes run, so that nothing is assumed of them.
@@ -33,7 +33,7 @@ class Source:
     Attributes:
         bare: its proto, without payloads.
         folder: where its external files are, None where it has none.
-        defaults: names of inputs that are initializers and constants all the same: IR version below 4.
+        defaults: names of inputs that are initializers and constants all the same.
     """
 
     bare: ModelProto
@@ -41,12 +41,13 @@ class Source:
     defaults: frozenset[str]
 
 
-def take_in(proto: ModelProto, folder: Path | None = None) -> tuple[ir.Model, Source]:
+def take_in(proto: ModelProto, folder: Path | None = None, *, keep_defaults: bool = False) -> tuple[ir.Model, Source]:
     """The model as passes work on it. The proto is not changed, but its payloads are shared.
 
     Args:
         proto: a valid model; with external data only where `folder` says where.
         folder: of the external files.
+        keep_defaults: inputs with an initializer stay inputs, from IR version 4 on; below, they are constants anyway.
     """
     model = ir.serde.deserialize_model(_plain(proto))
     bare = copy_structure(proto)
@@ -55,7 +56,8 @@ def take_in(proto: ModelProto, folder: Path | None = None) -> tuple[ir.Model, So
     bare.training_info.extend(proto.training_info)
     bare.graph.sparse_initializer.extend(proto.graph.sparse_initializer)
     held = set(model.graph.initializers)
-    constant = {v.name for v in model.graph.inputs if v.name in held} if proto.ir_version < 4 else set()
+    frozen = proto.ir_version < 4 or not keep_defaults
+    constant = {v.name for v in model.graph.inputs if v.name in held} if frozen else set()
     source = Source(bare, folder, frozenset(str(n) for n in constant))
     if constant:
         kept = [v for v in model.graph.inputs if v.name not in constant]

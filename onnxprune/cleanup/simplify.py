@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -35,6 +36,7 @@ def simplify(
     skip: Collection[str] = (),
     opset: int | None = None,
     size_threshold: int = SIZE_THRESHOLD,
+    keep_defaults: bool = False,
     check: bool = True,
     shapes: Mapping[str, Sequence[int]] | None = None,
     seed: int = 0,
@@ -51,6 +53,8 @@ def simplify(
         skip: names of passes that don't run.
         opset: version of the ONNX domain that the model is raised to first, for operators that only it has.
         size_threshold: bytes by which the file may grow for one constant that takes the place of nodes.
+        keep_defaults: treat inputs that have an initializer as inputs, as IR version 4 and later mean them, instead of as the
+            constants that exporters mean.
         check: compare the result with the source on random inputs.
         shapes: concrete shapes of inputs with symbolic dimensions, for the check.
         seed: of the random inputs.
@@ -69,7 +73,7 @@ def simplify(
     if size_threshold < 0:
         raise UsageError(f"size threshold {size_threshold}: has to be 0 or more")
     raised = raise_opset(source, opset)
-    made, records, threshold = _smallest(raised, source, folder, chosen, size_threshold, tell)
+    made, records, threshold = _smallest(raised, source, folder, chosen, Options(size_threshold, keep_defaults), tell)
     report = SimplifyReport(
         operators(source),
         operators(made),
@@ -105,12 +109,13 @@ def _choose(passes: Collection[str] | None, skip: Collection[str]) -> list[Pass]
 
 
 def _smallest(
-    raised: ModelProto, source: ModelProto, folder: Path | None, chosen: list[Pass], threshold: int, tell: Progress
+    raised: ModelProto, source: ModelProto, folder: Path | None, chosen: list[Pass], options: Options, tell: Progress
 ) -> tuple[ModelProto, dict[str, PassRecord], int]:
     """The result with the largest threshold that lets the file not grow; the source itself where none does."""
     before = model_size(source)
+    threshold = options.size_threshold
     for tried in (threshold, *(t for t in _SMALLER if t < threshold)):
-        made, records = _run(raised, folder, chosen, Options(tried), tell)
+        made, records = _run(raised, folder, chosen, replace(options, size_threshold=tried), tell)
         if model_size(made) <= before or raised is not source:
             return made, records, tried
     return source, {p.name: PassRecord() for p in chosen}, 0
@@ -119,7 +124,7 @@ def _smallest(
 def _run(
     source: ModelProto, folder: Path | None, chosen: list[Pass], options: Options, tell: Progress
 ) -> tuple[ModelProto, dict[str, PassRecord]]:
-    model, remembered = take_in(source, folder)
+    model, remembered = take_in(source, folder, keep_defaults=options.keep_defaults)
     work = Work(model, options)
     seen = 0
 

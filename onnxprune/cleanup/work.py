@@ -27,9 +27,11 @@ class Options:
 
     Attributes:
         size_threshold: bytes by which the file may grow for one constant that takes the place of nodes.
+        keep_defaults: a caller may feed inputs that have an initializer, so they are no constants.
     """
 
     size_threshold: int = 1 << 16
+    keep_defaults: bool = False
 
 
 @dataclass
@@ -45,6 +47,7 @@ class Work:
         root: graph or function that the present node lies in, at any depth.
         names: of all values; a name is never used for two of them.
         symbols: integers that follow from shapes, as of the start of the round.
+        declined: why the present pass left a node alone that it was made for, by the name of the node.
     """
 
     model: ir.Model
@@ -52,11 +55,16 @@ class Work:
     root: ir.Graph | ir.Function | None = None
     names: set[str] = field(default_factory=set)
     symbols: Symbols = field(default_factory=lambda: Symbols())
+    declined: dict[str, str] = field(default_factory=dict)
     _counter: int = 0
 
     def __post_init__(self) -> None:
         self.root = self.model.graph
         self.names |= {name for value in all_values(self.model) if (name := value.name)}
+
+    def decline(self, node: ir.Node, reason: object) -> None:
+        """Notes why the present pass leaves a node alone."""
+        self.declined[node.name or str(node.outputs[0].name)] = f"{node.op_type}: {reason}"
 
     # ---- reading ----
 
@@ -176,7 +184,7 @@ class Work:
 
     # ---- changing ----
 
-    def weight(self, array: Array, like: ir.Value, replaces: Sequence[ir.Value | None] = ()) -> ir.Value:
+    def weight(self, array: Array, like: ir.Value, replaces: Sequence[ir.Value | None] = (), saved: int = 0) -> ir.Value:
         """A new constant.
 
         Large ones of one repeated number are made by a ConstantOfShape, so that they take no space in the file.
@@ -185,6 +193,7 @@ class Work:
             array: its elements, of a numpy or ml_dtypes type.
             like: value whose name it takes, with a suffix; in a function, the constant is made before its readers.
             replaces: values that nobody reads any more once the rewrite is done, as far as they are private.
+            saved: bytes by which the file shrinks elsewhere.
 
         Raises:
             Declined: the file would grow by more than the threshold.
@@ -192,7 +201,7 @@ class Work:
         if array.dtype != object and array.nbytes > _UNIFORM and array.size and _uniform(array):
             return self._made(array, like)
         freed = sum(_stored(v) for v in replaces if v is not None and self.private(v))
-        grows = array.nbytes - freed
+        grows = array.nbytes - freed - saved
         if grows > self.options.size_threshold:
             raise Declined(f"the file would grow by {grows} bytes; --size-threshold {grows} allows it")
         if array.dtype == object:

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import onnx_ir as ir
 
-from onnxprune.cleanup.registry import Declined, model_pass, node_pass
+from onnxprune.cleanup.registry import Declined, model_pass
 from onnxprune.cleanup.work import Array, Work, full_name
 from onnxprune.shapes import evaluate
 
@@ -81,31 +81,79 @@ def constant_tensor(node: ir.Node) -> ir.TensorProtocol | None:
     return None
 
 
-@node_pass("fold-constants", phase="fold", ops=())
-def fold_constants(work: Work, node: ir.Node) -> bool:
+@model_pass("fold-constants", phase="fold")
+def fold_constants(work: Work) -> int:
     """f(constants) is a constant.
 
     1. f is an operator of the ONNX domain that is the same in every run: no random operator, no body.
     2. QuantizeLinear and DequantizeLinear stay: their pairs tell a runtime what to run in integers, and a weight is smaller
        before DequantizeLinear than behind it.
-    3. The file does not grow by more than the threshold. What is made by a ConstantOfShape counts as what it takes there.
-    4. A constant that is an output of a graph is made by a Constant, as an output has to be made by a node.
+    3. The file does not grow by more than the threshold for one constant. A constant that only constants are made of counts
+       as gone; what a ConstantOfShape makes counts as what it takes in the file.
+    4. Outputs of graphs stay, as they have to be made by a node.
     """
-    if full_name(node) != node.op_type or node.op_type in _QUANTIZED | _KEPT | evaluate.RANDOM or not node.inputs:
-        return False
-    if any(v is not None and not work.is_constant(v) for v in node.inputs) or any(o.is_graph_output() for o in node.outputs):
-        return False
-    used = [k for k, o in enumerate(node.outputs) if o.uses()]
-    large = sum(_size(work, node.outputs[k]) for k in used) - sum(_freed(work, v) for v in node.inputs if v is not None)
+    region = {id(n): n for n in _computable(work)}
+    left = {
+        id(v): v.const_value.nbytes
+        for n in region.values()
+        for v in n.inputs
+        if v is not None and v.const_value is not None and all(id(u.node) in region for u in v.uses())
+    }
+    count = 0
+    for node in region.values():
+        if not any(o.uses() for o in node.outputs) or not all(v is None or work.is_constant(v) for v in node.inputs):
+            continue
+        try:
+            _fold(work, node, left, region)
+            count += 1
+        except Declined as reason:
+            work.decline(node, reason)
+    return count
+
+
+def _computable(work: Work) -> list[ir.Node]:
+    """Nodes that depend on constants alone, in order."""
+    found: list[ir.Node] = []
+    made: set[int] = set()
+    for node in work.nodes():
+        if full_name(node) != node.op_type or node.op_type in _QUANTIZED | _KEPT | evaluate.RANDOM or not node.inputs:
+            continue
+        if any(o.is_graph_output() for o in node.outputs) or isinstance(work.root, ir.Function):
+            continue
+        if all(v is None or id(v) in made or work.is_constant(v) for v in node.inputs):
+            found.append(node)
+            made |= {id(o) for o in node.outputs}
+    return found
+
+
+def _fold(work: Work, node: ir.Node, left: dict[int, int], region: dict[int, ir.Node]) -> None:
+    """Computes one node; `left` are bytes that go with the constants it is made of, and are spent once."""
+    used = [o for o in node.outputs if o.uses()]
+    grows = sum(_size(work, o) for o in used)
+    credit = sum(left.get(id(v), 0) for v in node.inputs)
+    large = grows - credit
     if large > work.options.size_threshold and not all(_uniform(work, v) for v in node.inputs if v is not None):
         raise Declined(f"the file would grow by {large} bytes; --size-threshold {large} allows it")
     values = _computed(work, node)
     if values is None:
         raise Declined("neither the ONNX reference nor ONNX Runtime computes it")
-    made = [work.weight(values[k], node.outputs[k], node.inputs) for k in used]
-    for k, value in zip(used, made, strict=True):
-        work.substitute(node.outputs[k], value)
-    return True
+    for out, array in zip(node.outputs, values, strict=False):
+        if not out.uses():
+            continue
+        made = work.weight(array, out, saved=credit)
+        if made.const_value is not None:
+            _spend(left, node, made.const_value.nbytes)
+            if all(id(u.node) in region for u in out.uses()):
+                left[id(made)] = made.const_value.nbytes
+        work.substitute(out, made)
+
+
+def _spend(left: dict[int, int], node: ir.Node, size: int) -> None:
+    for value in node.inputs:
+        taken = min(size, left.get(id(value), 0))
+        if taken:
+            left[id(value)] -= taken
+            size -= taken
 
 
 def _size(work: Work, value: ir.Value) -> int:
@@ -114,10 +162,6 @@ def _size(work: Work, value: ir.Value) -> int:
     if shape is None or dtype is None or dtype == ir.DataType.STRING:
         return 0
     return int(math.prod(shape) * dtype.itemsize)
-
-
-def _freed(work: Work, value: ir.Value) -> int:
-    return int(value.const_value.nbytes) if value.const_value is not None and work.private(value) else 0
 
 
 def _uniform(work: Work, value: ir.Value) -> bool:
