@@ -111,7 +111,7 @@ def swish(work: Work, node: ir.Node) -> bool:
     1. Nobody else reads Sigmoid(α·x).
     """
     inner = scaled(work, node.inputs[0])
-    for x, alpha in (((node.inputs[0], 1.0), inner) if inner is not None else ((node.inputs[0], 1.0),)):
+    for x, alpha in ((node.inputs[0], 1.0), inner) if inner is not None else ((node.inputs[0], 1.0),):
         product = work.reader(node.outputs[0], "Mul")
         if product is not None and x is not None and other(product, node.outputs[0]) is x:
             work.replace(product, "Swish", [x], {"alpha": alpha})
@@ -137,5 +137,3 @@ def _gated(work: Work, node: ir.Node) -> ir.Node | None:
     """The product of f(x) with x."""
     product = work.reader(node.outputs[0], "Mul")
     return product if product is not None and other(product, node.outputs[0]) is node.inputs[0] else None
-
-
