@@ -127,6 +127,8 @@ def _average(work: Work, reader: ir.Node, value: float) -> dict[str, int]:
 def _maximum(work: Work, reader: ir.Node, value: float, x: ir.Value | None) -> None:
     if len(reader.outputs) > 1:
         raise Declined("positions of the largest elements are read")
+    if any(d != 1 for d in work.attribute(reader, "dilations", ())):
+        raise Declined("a dilated window may hold padding alone")
     if value == -np.inf:
         return
     if value != 0 or not _not_negative(work, x, _DEPTH):
