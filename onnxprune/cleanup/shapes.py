@@ -125,7 +125,8 @@ def _structure(model: ir.Model) -> onnx.ModelProto:
     try:
         return ir.serde.serialize_model(model)
     finally:
-        graph.inputs[len(graph.inputs) - len(added) :] = []  # `del` would leave them marked as inputs
+        for _ in added:
+            graph.inputs.pop()
         graph.initializers.clear()
         for value in everything:  # in their order
             graph.initializers.add(value)

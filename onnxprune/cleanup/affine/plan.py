@@ -171,7 +171,7 @@ class Plan:
         """
         growth = sum(core(a).nbytes for a in self._new.values()) - sum(self._freed())
         growth -= sum(self._stored(v) for v in removed.inputs if v is not None and self.work.private(v))
-        if growth > _SLACK:
+        if growth > min(_SLACK, self.work.options.size_threshold):
             raise Declined(f"the file would grow by {growth} bytes, as the weights are shared")
         made = {}
         for (node, index), array in self._new.items():
