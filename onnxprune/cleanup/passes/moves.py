@@ -95,7 +95,7 @@ def _shortest(work: Work, run: Sequence[ir.Node]) -> list[_Step] | None:
     for node in run:
         axes = _moved(work, node, axes)
         if axes is None:
-            return None
+            return _in_order(work, run)
     before, after = layout.expand(source), layout.expand(axes)
     if before == after:
         return []
@@ -113,6 +113,14 @@ def _shortest(work: Work, run: Sequence[ir.Node]) -> list[_Step] | None:
         return _targets(before, [_Step([after[k] for k in order]), _Step(after, perm=tuple(np.argsort(order).tolist()))])
     perm = layout.order(runs, after)
     return _targets(before, [_Step(runs), _Step([runs[k] for k in perm], perm=tuple(perm)), _Step(after)])
+
+
+def _in_order(work: Work, run: Sequence[ir.Node]) -> list[_Step] | None:
+    """One Reshape for a run without a Transpose, whose axes need not be parts of each other."""
+    shape = work.shape(run[-1].outputs[0])
+    if shape is None or 0 in shape or any(full_name(n) == "Transpose" for n in run):
+        return None
+    return _targets([], [_Step(layout.atoms(shape))])
 
 
 def _with_ones(before: Axes, after: Axes) -> tuple[int, ...]:
