@@ -17,7 +17,7 @@ def close(a: float | int | bool | None, b: float) -> bool:
 
 
 def scaled(work: Work, value: ir.Value | None) -> tuple[ir.Value, float] | None:
-    """x and c where the value is x·c or x/(1/c), for one number c."""
+    """Finds x and c where the value is x·c or x/(1/c), for one number c."""
     node = work.producer(value, "Mul", "Div")
     if node is None:
         return None
@@ -28,7 +28,7 @@ def scaled(work: Work, value: ir.Value | None) -> tuple[ir.Value, float] | None:
 
 
 def shifted(work: Work, value: ir.Value | None) -> tuple[ir.Value, float] | None:
-    """x and c where the value is x + c, for one number c."""
+    """Finds x and c where the value is x + c, for one number c."""
     node = work.producer(value, "Add")
     return None if node is None else _with_number(work, node)
 

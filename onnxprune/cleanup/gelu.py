@@ -106,7 +106,7 @@ def _inside_erf(work: Work, value: ir.Value | None) -> ir.Value | None:
 
 
 def _inside_tanh(work: Work, value: ir.Value | None) -> ir.Value | None:
-    """x in √(2/π)·(x + 0.044715·x³), or in √(2/π)·x·(1 + 0.044715·x²)."""
+    """Finds x in √(2/π)·(x + 0.044715·x³), or in √(2/π)·x·(1 + 0.044715·x²)."""
     outer = scaled(work, value)
     if outer is not None and close(outer[1], _ROOT):
         node = work.producer(outer[0], "Add")

@@ -1,7 +1,7 @@
 """Where the elements of a tensor go: axes as lists of atoms, which Reshape groups anew and Transpose puts in another order.
 
-An atom is (a part of) an axis of the first tensor of a run of moves. Its size may be unknown: then it can be moved as a whole,
-but not split. Axes of length 1 hold no atoms, so a Transpose that moves only such axes does nothing.
+An atom is (a part of) an axis of the first tensor of a run of moves. Its size may be unknown: then it can be moved as a
+whole, but not split. Axes of length 1 hold no atoms, so a Transpose that moves only such axes does nothing.
 """
 
 from __future__ import annotations
@@ -154,6 +154,6 @@ def aligned(axes: Axes, runs: list[list[Atom]]) -> bool:
 
 
 def order(axes: Axes, wanted: Axes) -> list[int]:
-    """The permutation that puts axes into the order in which their atoms come in `wanted`; those without any stay in front."""
+    """The permutation that puts axes into the order in which their atoms come in `wanted`; empty ones come first."""
     place = {id(a): k for k, a in enumerate(a for axis in wanted for a in axis)}
     return sorted(range(len(axes)), key=lambda k: place[id(axes[k][0])] if axes[k] else -1)

@@ -1,8 +1,9 @@
 """Which parts of a graph to compute on matrices of rows: a minimum cut.
 
-Operators that treat every row (the last axis) alike may see a tensor of (..., C) as a matrix of (rows, C). Going from one form
-to the other is a Reshape; a MatMul and the Add behind it are one Gemm on matrices. So every such node chooses a form, and what
-it costs is a cut: 1 for each tensor that is read in another form than it is made in, 1 for each Gemm that is not made.
+Operators that treat every row (the last axis) alike may see a tensor of (..., C) as a matrix of (rows, C). Going from one
+form to the other is a Reshape; a MatMul and the Add behind it are one Gemm on matrices. So every such node chooses a form,
+and what it costs is a cut: 1 for each tensor that is read in another form than it is made in, 1 for each Gemm that is not
+made.
 """
 
 from __future__ import annotations
@@ -17,12 +18,16 @@ import onnx_ir as ir
 from onnxprune.cleanup.work import Dim, Work, full_name
 
 RESHAPES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
-_UNARY = frozenset(
-    "Relu LeakyRelu Elu Selu Celu Sigmoid HardSigmoid HardSwish Swish Mish Gelu Tanh Erf Exp Log Sqrt Reciprocal Neg Abs Clip "
-    "Softplus Softsign Sin Cos Floor Ceil Round Sign Not IsNaN IsInf ThresholdedRelu Identity Cast".split()
-)
-_BINARY = frozenset("Add Sub Mul Div Pow Max Min Sum Where Equal Greater Less And Or Xor PRelu".split())
-_LAST = frozenset("LayerNormalization RMSNormalization Softmax LogSoftmax Concat Split".split())
+_UNARY = {
+    "Relu", "LeakyRelu", "Elu", "Selu", "Celu", "Sigmoid", "HardSigmoid", "HardSwish", "Swish", "Mish", "Gelu",
+    "Tanh", "Erf", "Exp", "Log", "Sqrt", "Reciprocal", "Neg", "Abs", "Clip", "Softplus", "Softsign", "Sin", "Cos",
+    "Floor", "Ceil", "Round", "Sign", "Not", "IsNaN", "IsInf", "ThresholdedRelu", "Identity", "Cast",
+}  # fmt: skip
+_BINARY = {
+    "Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Sum", "Where", "Equal", "Greater", "Less", "And", "Or", "Xor",
+    "PRelu",
+}  # fmt: skip
+_LAST = {"LayerNormalization", "RMSNormalization", "Softmax", "LogSoftmax", "Concat", "Split"}
 _NEVER = 1 << 20
 
 

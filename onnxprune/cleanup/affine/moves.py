@@ -21,7 +21,7 @@ _SAME = ("Identity", "Dropout")
 @down(*_SAME)
 def same(plan: Plan, node: ir.Node, index: int, affine: Affine) -> Rest:
     """Identity, and a Dropout that does not drop."""
-    if index or full_name(node) == "Dropout" and len(node.inputs) > 2:
+    if index or (full_name(node) == "Dropout" and len(node.inputs) > 2):
         raise Declined("it may be training")
     return [(0, affine)]
 

@@ -1,8 +1,8 @@
 """Where an affine function of a tensor may go: a plan of new weights, made before anything is changed.
 
-A rule knows one operator. `UP` rules say what has to become of a node's inputs so that one of its outputs y becomes s·y + t;
-`DOWN` rules say what becomes of its outputs when one of its inputs x is replaced by s·x + t. Both put the new weights into the
-plan, and return what is left for other values to take over.
+A rule knows one operator. `UP` rules say what has to become of a node's inputs so that one of its outputs y becomes
+s·y + t; `DOWN` rules say what becomes of its outputs when one of its inputs x is replaced by s·x + t. Both put the new
+weights into the plan, and return what is left for other values to take over.
 """
 
 from __future__ import annotations

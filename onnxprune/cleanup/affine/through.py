@@ -65,7 +65,7 @@ def reduced(plan: Plan, node: ir.Node, _: int, affine: Affine) -> Rest:
 
     1. A maximum or minimum needs s > 0; a sum takes no t.
     """
-    axes, rank = _axes(plan, node)
+    axes = _axes(plan, node)
     _extremes(node, affine)
     if plan.work.attribute(node, "keepdims", 1):
         affine.constant_along(axes, "it reduces")
@@ -78,7 +78,7 @@ def reducing(plan: Plan, node: ir.Node, index: int, affine: Affine) -> Rest:
     """As `reduced`, from the input on."""
     if index:
         raise Declined("the tensor says which axes are reduced")
-    axes, _ = _axes(plan, node)
+    axes = _axes(plan, node)
     affine.constant_along(axes, "it reduces")
     _extremes(node, affine)
     if plan.work.attribute(node, "keepdims", 1):
@@ -161,7 +161,7 @@ def _extremes(node: ir.Node, affine: Affine) -> None:
         _positive(affine, full_name(node))
 
 
-def _axes(plan: Plan, node: ir.Node) -> tuple[set[int], int]:
+def _axes(plan: Plan, node: ir.Node) -> set[int]:
     rank = plan.work.rank(node.inputs[0])
     axes = plan.work.attribute(node, "axes")
     given = plan.work.input(node, 1)
@@ -170,7 +170,7 @@ def _axes(plan: Plan, node: ir.Node) -> tuple[set[int], int]:
         axes = None if array is None else tuple(int(a) for a in array.reshape(-1))
     if rank is None or axes is None or not axes:
         raise Declined(f"the axes of {full_name(node)} are not known")
-    return {a % rank for a in axes}, rank
+    return {a % rank for a in axes}
 
 
 def _cut(affine: Affine, axis: int, start: int, stop: int) -> Affine:

@@ -14,7 +14,7 @@ from onnxprune.cleanup.work import Work
 
 @node_pass("affine", phase="absorb", ops=READ)
 def affine(work: Work, node: ir.Node) -> bool:
-    """y = s·x + t with constant s and t moves into what makes x, or into all that reads y; the node goes.
+    """An affine y = s·x + t with constant s and t moves into what makes x, or into all that reads y; the node goes.
 
     BatchNormalization at inference, and Mul, Div, Add and Sub with a constant, are such functions. s and t may be numbers,
     or differ along any axes. Weights take them over: of Conv, ConvTranspose, Gemm, MatMul, normalizations, tables, and the

@@ -19,7 +19,7 @@ def rows(work: Work) -> int:
     MatMul and Add are one Gemm on matrices, so parts of the graph that hold them are computed there, if that is fewer nodes
     with the Reshapes around them (`cleanup/rows.py`).
 
-    1. f: products with one matrix, pointwise functions, normalizations and Softmax along the last axis, Concat and Split there.
+    1. f: products with one matrix, pointwise functions; normalizations, Softmax, Concat and Split along the last axis.
     2. Constants in pointwise functions are numbers, differ by column, or by element.
     3. The way back is a Reshape to a constant: at most one dimension of the result is not known.
     """
@@ -86,8 +86,6 @@ class _Rewrite:
         producer = self.work.producer(value, *RESHAPES)
         source = value if producer is None else producer.inputs[0]
         target = self.work.weight(np.array([-1, shape[-1]], np.int64), value)
-        first = next((u.node for u in value.uses() if u.node.graph is before.graph), before)
-        del first
         made = self.work.emit(before, "Reshape", [source, target], like=value, shape=_rows(shape))
         return made.outputs[0]
 

@@ -179,7 +179,7 @@ def _reshaped(work: Work, node: ir.Node, axes: Axes) -> Axes | None:
             return None
         return layout.regroup(axes, known)
     zeros = bool(work.attribute(node, "allowzero", 0))
-    if zeros and (given == 0).any() or any(n == 0 and k >= len(axes) for k, n in enumerate(given)):
+    if (zeros and (given == 0).any()) or any(n == 0 and k >= len(axes) for k, n in enumerate(given)):
         return None
     return layout.regroup(axes, [axes[k] if n == 0 else None if n < 0 else int(n) for k, n in enumerate(given)])
 

@@ -10,10 +10,10 @@ import onnx_ir as ir
 from onnxprune.cleanup.registry import Declined, node_pass
 from onnxprune.cleanup.work import Work, full_name
 
-_BROADCASTS = frozenset(
-    "Add Sub Mul Div Pow Mod Equal Greater GreaterOrEqual Less LessOrEqual And Or Xor BitShift BitwiseAnd BitwiseOr "
-    "BitwiseXor Min Max Sum Mean Where PRelu".split()
-)
+_BROADCASTS = {
+    "Add", "Sub", "Mul", "Div", "Pow", "Mod", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "And",
+    "Or", "Xor", "BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Min", "Max", "Sum", "Mean", "Where", "PRelu",
+}  # fmt: skip
 _END = 1 << 62
 
 

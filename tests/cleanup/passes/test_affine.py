@@ -52,7 +52,7 @@ def test_a_chain_of_norm_and_arithmetic_goes_into_the_convolution_before_it(name
         }}""",
         {
             **weights,
-            **{k: v for k, v in zip(("s", "b0", "m", "v"), norm("", 6).values(), strict=True)},
+            **dict(zip(("s", "b0", "m", "v"), norm("", 6).values(), strict=True)),
             "f": positive((6, 1, 1)),
             "g": (1, 6, 1, 1),
             "q": number(1.7),
