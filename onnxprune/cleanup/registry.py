@@ -54,7 +54,7 @@ NodeFunction: TypeAlias = "Callable[[Work, ir.Node], bool]"
 ModelFunction: TypeAlias = "Callable[[Work], int]"
 
 
-class Declined(Exception):
+class Declined(Exception):  # noqa: N818 - nothing went wrong
     """A pass found its pattern, but the rewrite would not be legal; the text says why, and what would help."""
 
 

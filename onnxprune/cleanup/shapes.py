@@ -20,7 +20,7 @@ _SMALL = 1024  # bytes; larger constants can't be a shape
 def infer_shapes(work: Work) -> None:
     """Adds what follows to what is known of types, shapes and shape arithmetic; takes nothing away.
 
-    ONNX infers, then integers are followed, and where they say what a Reshape, an Expand or a Slice makes, ONNX infers again.
+    ONNX infers, then integers are followed; where they say what a Reshape or an Expand makes, ONNX infers again.
     """
     for _ in range(_MOST_SWEEPS):
         _infer(work)
@@ -31,7 +31,11 @@ def infer_shapes(work: Work) -> None:
 
 
 def _infer(work: Work) -> None:
+    """ONNX's inference. Names that it gives to unknown dimensions hold until the next one, which may know more."""
     model = work.model
+    for value in all_values(model):
+        if value.shape is not None and value.producer() is not None and any(map(_generated, value.shape)):
+            value.shape = ir.Shape([None if _generated(d) else d for d in value.shape])
     proto = _structure(model)
     with contextlib.suppress(Exception):  # a model that contradicts itself: what is declared has to do
         inferred = onnx.shape_inference.infer_shapes(proto, check_type=False, strict_mode=False, data_prop=True)
@@ -145,6 +149,10 @@ def _merge(value: ir.Value, proto: onnx.TypeProto) -> None:
         dims = [_better(a, b) for a, b in zip(value.shape, shape, strict=True)]
         if dims != list(value.shape):
             value.shape = ir.Shape(dims)
+
+
+def _generated(dim: int | ir.SymbolicDim) -> bool:
+    return isinstance(dim, ir.SymbolicDim) and dim.value is not None and dim.value.startswith("unk__")
 
 
 def _better(known: int | ir.SymbolicDim, found: int | ir.SymbolicDim) -> int | ir.SymbolicDim:

@@ -53,8 +53,8 @@ def simplify(
         skip: names of passes that don't run.
         opset: version of the ONNX domain that the model is raised to first, for operators that only it has.
         size_threshold: bytes by which the file may grow for one constant that takes the place of nodes.
-        keep_defaults: treat inputs that have an initializer as inputs, as IR version 4 and later mean them, instead of as the
-            constants that exporters mean.
+        keep_defaults: treat inputs that have an initializer as inputs, which they are from IR version 4 on, instead of as
+            the constants that exporters mean.
         check: compare the result with the source on random inputs.
         shapes: concrete shapes of inputs with symbolic dimensions, for the check.
         seed: of the random inputs.

@@ -76,7 +76,7 @@ class Work:
     def nodes(self, ops: Sequence[str] = ()) -> Iterator[ir.Node]:
         """Nodes of all graphs and functions, outer before inner; those that are removed meanwhile are left out."""
         wanted = set(ops)
-        for root in (self.model.graph, *self.model.functions.values()):
+        for root in roots(self.model):
             found = [n for n in ir.traversal.RecursiveGraphIterator(root) if not wanted or full_name(n) in wanted]
             for node in found:
                 if node.graph is not None:
@@ -138,7 +138,7 @@ class Work:
         if value is None:
             return None
         if value.const_value is not None:
-            return tuple(int(d) for d in value.const_value.shape)
+            return sizes(value.const_value)
         if value.shape is None:
             return None
         return tuple(d if isinstance(d, int) else d.value for d in value.shape)
@@ -410,9 +410,19 @@ def full_name(node: ir.Node) -> str:
     return node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}::{node.op_type}"
 
 
+def sizes(tensor: ir.TensorProtocol) -> tuple[int, ...]:
+    """The shape of a tensor."""
+    return tuple(d for d in tensor.shape if isinstance(d, int))
+
+
+def roots(model: ir.Model) -> list[ir.Graph | ir.Function]:
+    """The main graph, then the functions."""
+    return [model.graph, *model.functions.values()]
+
+
 def all_values(model: ir.Model) -> Iterator[ir.Value]:
     """Every value: inputs, initializers and outputs of nodes, of all graphs and functions."""
-    for root in (model.graph, *model.functions.values()):
+    for root in roots(model):
         yield from root.inputs
         for graph in (root if isinstance(root, ir.Graph) else root.graph, *root.subgraphs()):
             yield from graph.initializers.values()

@@ -11,6 +11,7 @@ from onnxprune.cli.inspect import inspect
 from onnxprune.cli.prune import prune
 from onnxprune.cli.score import score
 from onnxprune.cli.screen import Screen
+from onnxprune.cli.simplify import simplify
 from onnxprune.cli.verify import verify
 
 EXIT_CODES = (
@@ -27,7 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (prune, apply, verify, inspect, score):
+for command in (prune, simplify, apply, verify, inspect, score):
     app.command()(command)
 
 

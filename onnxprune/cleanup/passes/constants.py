@@ -194,7 +194,7 @@ def _by_runtime(work: Work, node: ir.Node, inputs: list[Array | None]) -> list[A
         "constants",
         [],
         [helper.make_value_info(n, TypeProto()) for n in proto.output if n],
-        [numpy_helper.from_array(np.ascontiguousarray(x), n) for n, x in held.items()],
+        [numpy_helper.from_array(np.asarray(x, order="C"), n) for n, x in held.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", work.opset)], ir_version=10)
     try:

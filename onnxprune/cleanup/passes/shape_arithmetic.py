@@ -19,8 +19,8 @@ def fold_shapes(work: Work) -> int:
     """An integer tensor whose elements follow from shapes is a constant, or equal to one that was computed before.
 
     1. All elements are numbers: the tensor is a constant.
-    2. All elements are known as expressions of symbolic dimensions, and an earlier tensor of the same graph, or of one around
-       it, has the same type, shape and elements: it is read instead. Equal names of dimensions are equal numbers.
+    2. All elements are known as expressions of symbolic dimensions, and an earlier tensor of the main graph has the same
+       type, shape and elements: it is read instead. Equal names of dimensions are equal numbers.
     3. Outputs of graphs stay, as they have to be made by a node.
     """
     count = 0
@@ -53,7 +53,7 @@ def reshape_target(work: Work, node: ir.Node) -> bool:
 
     1. A 0 copies the dimension of x at the same place (`allowzero` is 0): for elements that equal it.
     2. One element of all is -1: one that is known not to be negative, where the others are not 0.
-    3. Elements that are numbers stay.
+    3. Elements that are numbers stay; a 0 or -1 among them means the same in both.
     """
     if work.is_constant(node.inputs[1]) or work.attribute(node, "allowzero", 0):
         return False
@@ -70,19 +70,20 @@ def reshape_target(work: Work, node: ir.Node) -> bool:
 
 
 def _target(target: Elements, shape: list[Any] | None) -> list[int] | None:
+    """Numbers for a target, None where it takes more than one -1."""
+    numbers = [as_int(n) for n in target]
+    free = -1 not in numbers
     result: list[int] = []
-    for k, wanted in enumerate(target):
-        plain = as_int(wanted)
+    for k, (wanted, plain) in enumerate(zip(target, numbers, strict=True)):
+        copied = shape is not None and k < len(shape) and shape[k] is not None and wanted == shape[k]
         if plain is not None:
             result.append(plain)
-        elif wanted is not None and shape is not None and k < len(shape) and shape[k] is not None and wanted == shape[k]:
+        elif wanted is not None and copied:
             result.append(0)
-        elif -1 in result:
-            return None
-        else:
+        elif free:
+            free = False
             result.append(-1)
-    for k, plain in enumerate(result):  # a number 0 would copy
-        if plain == 0 and as_int(target[k]) == 0 and not (shape and k < len(shape) and shape[k] == 0):
+        else:
             return None
     return result
 

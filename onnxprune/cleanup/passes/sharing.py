@@ -8,7 +8,7 @@ from typing import Any
 import onnx_ir as ir
 
 from onnxprune.cleanup.registry import model_pass
-from onnxprune.cleanup.work import Work, full_name
+from onnxprune.cleanup.work import Work, full_name, roots
 
 _RANDOM = {
     "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli", "Dropout",
@@ -26,7 +26,7 @@ def common_subexpressions(work: Work) -> int:
     4. Of two outputs of the model, both stay: the second one is an Identity of the first.
     """
     count = 0
-    for root in (work.model.graph, *work.model.functions.values()):
+    for root in roots(work.model):
         work.root = root
         count += _share_in(work, root, {})
     return count

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -62,7 +63,8 @@ def _pad(work: Work, node: ir.Node) -> bool:
 
 def _slice(work: Work, node: ir.Node) -> bool:
     if work.opset < 10:
-        starts, ends, steps = work.attribute(node, "starts"), work.attribute(node, "ends"), 1
+        starts, ends = work.attribute(node, "starts"), work.attribute(node, "ends")
+        steps: Any = 1
     else:
         starts, ends = work.constant(node.inputs[1]), work.constant(node.inputs[2])
         given = work.input(node, 4)
