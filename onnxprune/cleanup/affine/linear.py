@@ -118,7 +118,7 @@ def matmul_output(plan: Plan, node: ir.Node, _: int, affine: Affine) -> Rest:
         if weight is None or weight.ndim < 2:
             continue
         axis = affine.rank - 1 if index else affine.rank - 2
-        scale, _ = affine.along(axis, weight.shape[-1 if index else -2])
+        scale = affine.along(axis, weight.shape[-1 if index else -2])[0]
         plan.change(node, index, times(weight, scale if index else scale[:, None]))
         return []
     ranks = [plan.work.rank(x) for x in node.inputs]

@@ -91,11 +91,12 @@ def _shortest(work: Work, run: Sequence[ir.Node]) -> list[_Step] | None:
     if shape is None or 0 in shape:
         return None
     source = layout.atoms(shape)
-    axes: Axes | None = source
+    axes = source
     for node in run:
-        axes = _moved(work, node, axes)
-        if axes is None:
+        moved = _moved(work, node, axes)
+        if moved is None:
             return _in_order(work, run)
+        axes = moved
     before, after = layout.expand(source), layout.expand(axes)
     if before == after:
         return []
