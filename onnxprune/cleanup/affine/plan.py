@@ -173,14 +173,27 @@ class Plan:
         growth -= sum(self._stored(v) for v in removed.inputs if v is not None and self.work.private(v))
         if growth > min(_SLACK, self.work.options.size_threshold):
             raise Declined(f"the file would grow by {growth} bytes, as the weights are shared")
-        made = {}
-        for (node, index), array in self._new.items():
-            old = self.work.input(node, index)
-            like = old if old is not None else node.inputs[1]
-            assert like is not None
-            made[node, index] = self.work.weight(array, like, replaces=[old, *removed.inputs])
+        made: dict[tuple[ir.Node, int], ir.Value] = {}
+        try:
+            for (node, index), array in self._new.items():
+                old = self.work.input(node, index)
+                like = old if old is not None else node.inputs[1]
+                assert like is not None
+                made[node, index] = self.work.weight(array, like, saved=core(array).nbytes)  # grows as a whole, see above
+        except Declined:
+            for value in made.values():
+                self._forget(value)
+            raise
         for (node, index), value in made.items():
             self.work.set_input(node, index, value)
+
+    def _forget(self, value: ir.Value) -> None:
+        """Takes back a new constant that nobody reads."""
+        producer = value.producer()
+        if producer is not None:
+            self.work.remove(producer)
+        else:
+            self.work.model.graph.initializers.pop(value.name or "", None)
 
     def _freed(self) -> Iterator[int]:
         readers: dict[ir.Value, int] = {}

@@ -8,23 +8,10 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxprune.cleanup.registry import Declined, node_pass
+from onnxprune.cleanup.signs import not_negative
 from onnxprune.cleanup.work import Work, full_name
 
 _READERS = ("Conv", "AveragePool", "MaxPool")
-_NOT_NEGATIVE = ("Relu", "Sigmoid", "HardSigmoid", "Softmax", "Abs", "Exp", "Softplus", "Sqrt")
-_KEEPS_SIGN = (
-    "MaxPool",
-    "AveragePool",
-    "GlobalAveragePool",
-    "Concat",
-    "Transpose",
-    "Reshape",
-    "Slice",
-    "Split",
-    "Identity",
-    "Dropout",
-)
-_DEPTH = 8
 
 
 @node_pass("pad", phase="absorb", ops=("Pad",))
@@ -131,22 +118,5 @@ def _maximum(work: Work, reader: ir.Node, value: float, x: ir.Value | None) -> N
         raise Declined("a dilated window may hold padding alone")
     if value == -np.inf:
         return
-    if value != 0 or not _not_negative(work, x, _DEPTH):
+    if value != 0 or not not_negative(work, x):
         raise Declined(f"MaxPool ignores its padding; a padding of {value:g} counts where elements are smaller")
-
-
-def _not_negative(work: Work, value: ir.Value | None, depth: int) -> bool:
-    """No element of the value is negative, by how it is made."""
-    node = work.producer(value)
-    if node is None or depth == 0:
-        return False
-    op = full_name(node)
-    if op in _NOT_NEGATIVE:
-        return True
-    if op == "Clip":
-        low = work.attribute(node, "min") if work.opset < 11 else work.scalar(work.input(node, 1))
-        return low is not None and low >= 0
-    if op in _KEEPS_SIGN:
-        data = node.inputs if op == "Concat" else node.inputs[:1]
-        return all(_not_negative(work, v, depth - 1) for v in data)
-    return op in ("Add", "Mul", "Sum") and all(_not_negative(work, v, depth - 1) for v in node.inputs)
