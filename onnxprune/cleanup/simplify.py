@@ -111,11 +111,13 @@ def _choose(passes: Collection[str] | None, skip: Collection[str]) -> list[Pass]
 def _smallest(
     raised: ModelProto, source: ModelProto, folder: Path | None, chosen: list[Pass], options: Options, tell: Progress
 ) -> tuple[ModelProto, dict[str, PassRecord], int]:
-    """The result with the largest threshold that lets the file not grow; the source itself where none does."""
+    """The result with the largest threshold that lets the file not grow; the source itself where nothing changed."""
     before = model_size(source)
     threshold = options.size_threshold
     for tried in (threshold, *(t for t in _SMALLER if t < threshold)):
         made, records = _run(raised, folder, chosen, replace(options, size_threshold=tried), tell)
+        if raised is source and not any(r.changes for r in records.values()):
+            return source, records, tried
         if model_size(made) <= before or raised is not source:
             return made, records, tried
     return source, {p.name: PassRecord() for p in chosen}, 0
