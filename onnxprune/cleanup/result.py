@@ -11,9 +11,23 @@ from typing import Any
 
 from onnx import ModelProto, NodeProto
 
-from onnxprune.cleanup.driver import PassRecord
 from onnxprune.io.load import graphs
 from onnxprune.proof.oracle import Verification
+
+
+@dataclass
+class PassRecord:
+    """What one pass did.
+
+    Attributes:
+        changes: nodes or constants it changed, over all rounds.
+        seconds: it took.
+        declined: node name -> why the pass left it alone, in the end.
+    """
+
+    changes: int = 0
+    seconds: float = 0.0
+    declined: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass

@@ -11,12 +11,12 @@ from typing import TypeAlias
 
 from onnx import ModelProto, TensorProto
 
-from onnxprune.cleanup.driver import PassRecord, run_passes
+from onnxprune.cleanup.driver import run_passes
 from onnxprune.cleanup.exchange import give_back, take_in
 from onnxprune.cleanup.naming import settle_names
 from onnxprune.cleanup.opset import raise_opset
 from onnxprune.cleanup.registry import Pass, all_passes
-from onnxprune.cleanup.result import SimplifyReport, SimplifyResult, operators
+from onnxprune.cleanup.result import PassRecord, SimplifyReport, SimplifyResult, operators
 from onnxprune.cleanup.verify import verify_same
 from onnxprune.cleanup.work import Options, Work
 from onnxprune.errors import UsageError, VerificationError
