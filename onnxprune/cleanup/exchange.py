@@ -99,18 +99,32 @@ def give_back(model: ir.Model, source: Source) -> ModelProto:
     """The proto of what passes made of the model; payloads of external files stay external."""
     found = {id(v): (v.type, v.shape) for v in all_values(model)}
     values = list(all_values(model))
+    reshaped = {str(v.name) for v in values if _contradicts(v, v.meta.get(DECLARED))}
     for value in values:  # what was inferred is not written
-        value.type, value.shape = value.meta.get(DECLARED, (None, None))
+        value.type, value.shape = value.meta.get(DECLARED, (None, None)) if value.name not in reshaped else (None, None)
     try:
         made = ir.serde.serialize_model(model)
     finally:
         for value in values:
             value.type, value.shape = found[id(value)]
-    _dress(made, source)
+    _dress(made, source, reshaped)
     return made
 
 
-def _dress(made: ModelProto, source: Source) -> None:
+def _contradicts(value: ir.Value, declared: tuple[ir.TypeProtocol | None, ir.Shape | None] | None) -> bool:
+    """The value has another type or shape than its name had in the source."""
+    if declared is None:
+        return False
+    kind, shape = declared
+    if kind is not None and value.type is not None and kind != value.type:
+        return True
+    if shape is None or value.shape is None:
+        return False
+    pairs = zip(shape, value.shape, strict=False)
+    return len(shape) != len(value.shape) or any(isinstance(a, int) and isinstance(b, int) and a != b for a, b in pairs)
+
+
+def _dress(made: ModelProto, source: Source, reshaped: set[str]) -> None:
     bare = source.bare
     graph = made.graph
     weights = {t.name for t in graph.initializer}
@@ -122,7 +136,7 @@ def _dress(made: ModelProto, source: Source) -> None:
             if tensor.name not in listed:
                 graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
     _refill(graph.output, bare.graph.output)
-    _declare(made, bare)
+    _declare(made, bare, reshaped)
     for name in ("doc_string", "name"):
         if bare.graph.HasField(name):
             setattr(graph, name, getattr(bare.graph, name))
@@ -160,8 +174,8 @@ def _restore_opsets(made: ModelProto, bare: ModelProto) -> None:
             made.opset_import.add(domain=domain, version=version)
 
 
-def _declare(made: ModelProto, bare: ModelProto) -> None:
-    """Declarations of the source, of all values that are left."""
+def _declare(made: ModelProto, bare: ModelProto, reshaped: set[str]) -> None:
+    """Declarations of the source, of all values that are left, but for those that have another shape now."""
     told: dict[str, ValueInfoProto | None] = {}
     for graph in nested_graphs(bare.graph):
         for info in graph.value_info:
@@ -170,7 +184,7 @@ def _declare(made: ModelProto, bare: ModelProto) -> None:
     for graph in nested_graphs(made.graph):
         own = [t.name for t in graph.initializer] + [o for n in graph.node for o in n.output]
         outside = {v.name for v in (*graph.input, *graph.output)}
-        named = [told[n] for n in own if n not in outside and told.get(n) is not None]
+        named = [told.get(n) for n in own if n not in outside and n not in reshaped]
         _refill(graph.value_info, [n for n in named if n is not None])
 
 
