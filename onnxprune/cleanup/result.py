@@ -42,7 +42,7 @@ class SimplifyReport:
         bytes_after: of the result.
         passes: what each pass did, by its name, in the order in which they ran.
         seconds: reading and simplifying took.
-        size_threshold: bytes by which the file might grow for one constant; less than asked for where it would have grown.
+        size_threshold: bytes by which the file might grow for one constant.
         verification: comparison with the source on random inputs; None where there was none.
         unverified: why there was none.
         check_seconds: it took.
