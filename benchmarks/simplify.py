@@ -32,7 +32,8 @@ TOLERANCE = 1e-5
 def jobs(models: dict[str, Path], index: dict[str, Record], args: argparse.Namespace, cases: Record) -> list[Job]:
     """What is still to be run."""
     source = source_hash()
-    names = (OURS, *((CHECKED,) if args.checked else ()), *(PEERS if args.peers else ()))
+    own = () if args.peers_only else (OURS, CHECKED) if args.checked else (OURS,)
+    names = (*own, *(PEERS if args.peers else ()))
     found = []
     for key, path in models.items():
         for name in names:
@@ -153,6 +154,7 @@ def main() -> int:
     parser.add_argument("--only", default="*", metavar="GLOB", help="models whose key matches")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="each N-th model only")
     parser.add_argument("--peers", action=argparse.BooleanOptionalAction, default=True, help="run the peers too")
+    parser.add_argument("--peers-only", action="store_true", help="run nothing but the peers")
     parser.add_argument("--checked", action="store_true", help="also with our check of the result")
     parser.add_argument("--peer-python", default=sys.executable, metavar="PATH", help="interpreter that has the peers")
     parser.add_argument("--repeat", type=int, default=1, help="timed runs of each after the first")

@@ -4,30 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
 from onnxprune.cleanup.registry import Declined, Pass
+from onnxprune.cleanup.result import PassRecord
 from onnxprune.cleanup.shapes import infer_shapes
 from onnxprune.cleanup.work import Work
 
 _MOST_ROUNDS = 64
-
-
-@dataclass
-class PassRecord:
-    """What one pass did.
-
-    Attributes:
-        changes: nodes or constants it changed, over all rounds.
-        seconds: it took.
-        declined: node name -> why the pass left it alone, in the end.
-    """
-
-    changes: int = 0
-    seconds: float = 0.0
-    declined: dict[str, str] = field(default_factory=dict)
 
 
 def run_passes(work: Work, passes: Sequence[Pass], tell: Callable[[str], None] = lambda name: None) -> dict[str, PassRecord]:

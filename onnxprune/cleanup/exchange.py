@@ -13,7 +13,7 @@ Payloads in external files stay there, and are read when a pass asks for their n
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,11 +34,13 @@ class Source:
         bare: its proto, without payloads.
         folder: where its external files are, None where it has none.
         defaults: names of inputs that are initializers and constants all the same.
+        told: what it declares for values by name, where it declares one thing only.
     """
 
     bare: ModelProto
     folder: Path | None
     defaults: frozenset[str]
+    told: dict[str, ValueInfoProto]
 
 
 def take_in(proto: ModelProto, folder: Path | None = None, *, keep_defaults: bool = False) -> tuple[ir.Model, Source]:
@@ -58,7 +60,7 @@ def take_in(proto: ModelProto, folder: Path | None = None, *, keep_defaults: boo
     held = set(model.graph.initializers)
     frozen = proto.ir_version < 4 or not keep_defaults
     constant = {v.name for v in model.graph.inputs if v.name in held} if frozen else set()
-    source = Source(bare, folder, frozenset(str(n) for n in constant))
+    source = Source(bare, folder, frozenset(str(n) for n in constant), _told(bare))
     if constant:
         kept = [v for v in model.graph.inputs if v.name not in constant]
         model.graph.inputs.clear()
@@ -99,18 +101,37 @@ def give_back(model: ir.Model, source: Source) -> ModelProto:
     """The proto of what passes made of the model; payloads of external files stay external."""
     found = {id(v): (v.type, v.shape) for v in all_values(model)}
     values = list(all_values(model))
+    reshaped = {str(v.name) for v in values if not _as_declared(v, source.told.get(str(v.name)))}
     for value in values:  # what was inferred is not written
-        value.type, value.shape = value.meta.get(DECLARED, (None, None))
+        value.type, value.shape = value.meta.get(DECLARED, (None, None)) if value.name not in reshaped else (None, None)
     try:
         made = ir.serde.serialize_model(model)
     finally:
         for value in values:
             value.type, value.shape = found[id(value)]
-    _dress(made, source)
+    _dress(made, source, reshaped)
     return made
 
 
-def _dress(made: ModelProto, source: Source) -> None:
+def _as_declared(value: ir.Value, info: ValueInfoProto | None) -> bool:
+    """The value has the type and shape that the source declares for its name, as far as both are known."""
+    if info is None:
+        return DECLARED not in value.meta or value.meta[DECLARED][1] is None or _fits(value, value.meta[DECLARED][1])
+    if DECLARED not in value.meta and value.shape is None:
+        return False
+    kind = ir.serde.deserialize_type_proto_for_type(info.type)
+    return (value.type is None or value.type == kind) and _fits(value, ir.serde.deserialize_type_proto_for_shape(info.type))
+
+
+def _fits(value: ir.Value, shape: ir.Shape | None) -> bool:
+    if shape is None or value.shape is None:
+        return True
+    if len(shape) != len(value.shape):
+        return False
+    return not any(isinstance(a, int) and isinstance(b, int) and a != b for a, b in zip(shape, value.shape, strict=True))
+
+
+def _dress(made: ModelProto, source: Source, reshaped: set[str]) -> None:
     bare = source.bare
     graph = made.graph
     weights = {t.name for t in graph.initializer}
@@ -122,7 +143,7 @@ def _dress(made: ModelProto, source: Source) -> None:
             if tensor.name not in listed:
                 graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
     _refill(graph.output, bare.graph.output)
-    _declare(made, bare)
+    _declare(made, source.told, reshaped)
     for name in ("doc_string", "name"):
         if bare.graph.HasField(name):
             setattr(graph, name, getattr(bare.graph, name))
@@ -160,18 +181,22 @@ def _restore_opsets(made: ModelProto, bare: ModelProto) -> None:
             made.opset_import.add(domain=domain, version=version)
 
 
-def _declare(made: ModelProto, bare: ModelProto) -> None:
-    """Declarations of the source, of all values that are left."""
-    told: dict[str, ValueInfoProto | None] = {}
+def _told(bare: ModelProto) -> dict[str, ValueInfoProto]:
+    told: dict[str, ValueInfoProto] = {}
+    ambiguous: set[str] = set()
     for graph in nested_graphs(bare.graph):
         for info in graph.value_info:
-            same = told.get(info.name, info)
-            told[info.name] = info if same is not None and same.type == info.type else None
+            if told.setdefault(info.name, info).type != info.type:
+                ambiguous.add(info.name)
+    return {name: info for name, info in told.items() if name not in ambiguous}
+
+
+def _declare(made: ModelProto, told: Mapping[str, ValueInfoProto], reshaped: set[str]) -> None:
+    """Declarations of the source, of all values that are left, but for those that have another shape now."""
     for graph in nested_graphs(made.graph):
         own = [t.name for t in graph.initializer] + [o for n in graph.node for o in n.output]
-        outside = {v.name for v in (*graph.input, *graph.output)}
-        named = [told[n] for n in own if n not in outside and told.get(n) is not None]
-        _refill(graph.value_info, [n for n in named if n is not None])
+        outside = {v.name for v in (*graph.input, *graph.output)} | reshaped
+        _refill(graph.value_info, [told[n] for n in own if n in told and n not in outside])
 
 
 def _names(model: ModelProto) -> set[str]:

@@ -11,9 +11,23 @@ from typing import Any
 
 from onnx import ModelProto, NodeProto
 
-from onnxprune.cleanup.driver import PassRecord
 from onnxprune.io.load import graphs
 from onnxprune.proof.oracle import Verification
+
+
+@dataclass
+class PassRecord:
+    """What one pass did.
+
+    Attributes:
+        changes: nodes or constants it changed, over all rounds.
+        seconds: it took.
+        declined: node name -> why the pass left it alone, in the end.
+    """
+
+    changes: int = 0
+    seconds: float = 0.0
+    declined: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -28,7 +42,7 @@ class SimplifyReport:
         bytes_after: of the result.
         passes: what each pass did, by its name, in the order in which they ran.
         seconds: reading and simplifying took.
-        size_threshold: bytes by which the file might grow for one constant; less than asked for where it would have grown.
+        size_threshold: bytes by which the file might grow for one constant.
         verification: comparison with the source on random inputs; None where there was none.
         unverified: why there was none.
         check_seconds: it took.

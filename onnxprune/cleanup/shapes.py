@@ -34,7 +34,11 @@ def _infer(work: Work) -> None:
     """ONNX's inference. Names that it gives to unknown dimensions hold until the next one, which may know more."""
     model = work.model
     for value in all_values(model):
-        if value.shape is not None and value.producer() is not None and any(map(_generated, value.shape)):
+        if value.shape is None or value.producer() is None:
+            continue
+        if value.type is None:
+            value.shape = None  # ONNX has no place for a shape without a type
+        elif any(map(_generated, value.shape)):
             value.shape = ir.Shape([None if _generated(d) else d for d in value.shape])
     proto = _structure(model)
     with contextlib.suppress(Exception):  # a model that contradicts itself: what is declared has to do
@@ -61,7 +65,9 @@ def _fill_in(work: Work) -> bool:
             known if known is not None else work.symbols.dim(d)
             for known, d in zip(shape or [None] * len(dims), dims, strict=False)
         ]
-        if list(shape or ()) != named:
+        if out.type is None and node.op_type != "ConstantOfShape":
+            out.type = node.inputs[0].type if node.inputs[0] is not None else None
+        if out.type is not None and list(shape or ()) != named:
             out.shape = ir.Shape(named)
             found = True
     return found

@@ -5,18 +5,17 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
 from onnx import ModelProto, TensorProto
 
-from onnxprune.cleanup.driver import PassRecord, run_passes
+from onnxprune.cleanup.driver import run_passes
 from onnxprune.cleanup.exchange import give_back, take_in
 from onnxprune.cleanup.naming import settle_names
 from onnxprune.cleanup.opset import raise_opset
 from onnxprune.cleanup.registry import Pass, all_passes
-from onnxprune.cleanup.result import SimplifyReport, SimplifyResult, operators
+from onnxprune.cleanup.result import PassRecord, SimplifyReport, SimplifyResult, operators
 from onnxprune.cleanup.verify import verify_same
 from onnxprune.cleanup.work import Options, Work
 from onnxprune.errors import UsageError, VerificationError
@@ -24,8 +23,7 @@ from onnxprune.io.load import complaint, load_in_place, model_size, tensors
 
 Source: TypeAlias = str | os.PathLike[str] | ModelProto
 Progress: TypeAlias = Callable[[str, float], None]
-SIZE_THRESHOLD = 1 << 16
-_SMALLER = (4096, 512, 0)  # thresholds that are tried where the file would grow
+SIZE_THRESHOLDS = (1 << 16, 4096, 512, 0)  # tried in turn as long as the whole file would grow
 _OLDEST = 1
 
 
@@ -35,7 +33,7 @@ def simplify(
     passes: Collection[str] | None = None,
     skip: Collection[str] = (),
     opset: int | None = None,
-    size_threshold: int = SIZE_THRESHOLD,
+    size_threshold: int | None = None,
     keep_defaults: bool = False,
     check: bool = True,
     shapes: Mapping[str, Sequence[int]] | None = None,
@@ -44,15 +42,16 @@ def simplify(
 ) -> SimplifyResult:
     """The smallest graph that computes the same function.
 
-    Inputs and outputs, metadata and random operators stay as they are; the file does not grow; what is simple already
-    comes back unchanged.
+    Inputs and outputs, metadata and random operators stay as they are; the file does not grow, unless a size threshold says
+    that it may; what is simple already comes back unchanged.
 
     Args:
         model: path or model; not changed. External data is left in its files until a pass needs it.
         passes: names of the passes that run; all where not given.
         skip: names of passes that don't run.
         opset: version of the ONNX domain that the model is raised to first, for operators that only it has.
-        size_threshold: bytes by which the file may grow for one constant that takes the place of nodes.
+        size_threshold: bytes by which the file may grow for one constant that takes the place of nodes. Where it is not
+            given, a constant may take 64 KiB more as long as the whole file does not grow.
         keep_defaults: treat inputs that have an initializer as inputs, which they are from IR version 4 on, instead of as
             the constants that exporters mean.
         check: compare the result with the source on random inputs.
@@ -70,10 +69,10 @@ def simplify(
     chosen = _choose(passes, skip)
     tell("load", 0.0)
     source, folder = _read(model)
-    if size_threshold < 0:
+    if size_threshold is not None and size_threshold < 0:
         raise UsageError(f"size threshold {size_threshold}: has to be 0 or more")
     raised = raise_opset(source, opset)
-    made, records, threshold = _smallest(raised, source, folder, chosen, Options(size_threshold, keep_defaults), tell)
+    made, records, threshold = _smallest(raised, source, folder, chosen, size_threshold, keep_defaults, tell)
     report = SimplifyReport(
         operators(source),
         operators(made),
@@ -109,14 +108,22 @@ def _choose(passes: Collection[str] | None, skip: Collection[str]) -> list[Pass]
 
 
 def _smallest(
-    raised: ModelProto, source: ModelProto, folder: Path | None, chosen: list[Pass], options: Options, tell: Progress
+    raised: ModelProto,
+    source: ModelProto,
+    folder: Path | None,
+    chosen: list[Pass],
+    threshold: int | None,
+    keep_defaults: bool,
+    tell: Progress,
 ) -> tuple[ModelProto, dict[str, PassRecord], int]:
-    """The result with the largest threshold that lets the file not grow; the source itself where none does."""
+    """The result with the largest threshold that lets the file not grow; the source itself where nothing changed."""
     before = model_size(source)
-    threshold = options.size_threshold
-    for tried in (threshold, *(t for t in _SMALLER if t < threshold)):
-        made, records = _run(raised, folder, chosen, replace(options, size_threshold=tried), tell)
-        if model_size(made) <= before or raised is not source:
+    tries = SIZE_THRESHOLDS if threshold is None else (threshold,)
+    for tried in tries:
+        made, records = _run(raised, folder, chosen, Options(tried, keep_defaults), tell)
+        if raised is source and not any(r.changes for r in records.values()):
+            return source, records, tried
+        if threshold is not None or raised is not source or model_size(made) <= before:
             return made, records, tried
     return source, {p.name: PassRecord() for p in chosen}, 0
 

@@ -11,8 +11,6 @@ from onnxprune.cli import values
 from onnxprune.cli.screen import Screen
 from onnxprune.errors import UsageError
 
-_THRESHOLD = 1 << 16
-
 
 def simplify(
     context: typer.Context,
@@ -34,8 +32,14 @@ def simplify(
         ),
     ] = None,
     size_threshold: Annotated[
-        int, typer.Option(metavar="BYTES", min=0, help="The file may grow by this for one constant that replaces nodes.")
-    ] = _THRESHOLD,
+        int | None,
+        typer.Option(
+            metavar="BYTES",
+            min=0,
+            help="The file may grow by this for each constant that replaces nodes; not at all unless given.",
+            show_default=False,
+        ),
+    ] = None,
     keep_defaults: Annotated[
         bool, typer.Option("--keep-defaults", help="Inputs that have an initializer are fed: treat them as no constants.")
     ] = False,
@@ -79,7 +83,7 @@ def simplify(
     screen.show(Text(f"{source} -> {output}"), operators_table(report, verbose=screen.verbose))
     if report.changed or screen.verbose:
         screen.show(passes_table(report, verbose=screen.verbose))
-    screen.show(notes_table(simplify_notes(report, asked=size_threshold, verbose=screen.verbose)))
+    screen.show(notes_table(simplify_notes(report, verbose=screen.verbose)))
 
 
 def _names(option: str, text: str) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import onnx_graphsurgeon as gs
 
+from onnxprune.cleanup.result import SimplifyReport
 from onnxprune.groups.classes import Mask
 from onnxprune.groups.group import Frozen, Groups
 from onnxprune.proof.oracle import Verification
@@ -71,6 +72,7 @@ class Report:
         shared: names of tensors that are gone -> those of equal ones.
         gradients: how those that the criterion judges by were made; empty where it judges by others.
         resumed: what was taken over from an earlier run, and where it lies; empty where there was no folder for it.
+        simplified: what the last stage did to the graph; None where it was not asked for.
     """
 
     params_before: int
@@ -98,6 +100,7 @@ class Report:
     shared: dict[str, str] = field(default_factory=dict)
     gradients: str = ""
     resumed: str = ""
+    simplified: SimplifyReport | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""

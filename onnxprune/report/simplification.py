@@ -46,18 +46,16 @@ def passes_table(report: SimplifyReport, *, verbose: bool) -> Table:
     return table
 
 
-def simplify_notes(report: SimplifyReport, *, asked: int, verbose: bool) -> list[Note]:
+def simplify_notes(report: SimplifyReport, *, verbose: bool) -> list[Note]:
     """Time, verification, and what was declined and why.
 
     Args:
         report: of one simplification.
-        asked: the size threshold that was asked for, in bytes.
         verbose: all reasons instead of their number.
     """
     notes = [Note("time", f"{report.seconds:.2f} s, check {report.check_seconds:.2f} s")]
-    if report.size_threshold < asked:
-        text = f"constants of more than {report.size_threshold} bytes stay computed: the file would have grown"
-        notes.append(Note("size", text))
+    if report.bytes_after > report.bytes_before:
+        notes.append(Note("size", "the file grows, as --size-threshold allows", "bold yellow"))
     declined = [(name, node, why) for name, r in report.passes.items() for node, why in r.declined.items()]
     if declined and not verbose:
         notes.append(Note("declined", f"{plural(len(declined), 'rewrite')}; -v shows why"))

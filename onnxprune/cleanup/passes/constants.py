@@ -90,7 +90,7 @@ def fold_constants(work: Work) -> int:
        before DequantizeLinear than behind it.
     3. The file does not grow by more than the threshold for one constant. A constant that only constants are made of counts
        as gone; what a ConstantOfShape makes counts as what it takes in the file.
-    4. Outputs of graphs stay, as they have to be made by a node.
+    4. An output of a graph is made by a Constant, as it has to be made by a node.
     """
     region = {id(n): n for n in _computable(work)}
     left = {
@@ -101,7 +101,8 @@ def fold_constants(work: Work) -> int:
     }
     count = 0
     for node in region.values():
-        if not any(o.uses() for o in node.outputs) or not all(v is None or work.is_constant(v) for v in node.inputs):
+        wanted = any(o.uses() or o.is_graph_output() for o in node.outputs)
+        if not wanted or not all(v is None or work.is_constant(v) for v in node.inputs):
             continue
         try:
             _fold(work, node, left, region)
@@ -118,7 +119,8 @@ def _computable(work: Work) -> list[ir.Node]:
     for node in work.nodes():
         if full_name(node) != node.op_type or node.op_type in _QUANTIZED | _KEPT | evaluate.RANDOM or not node.inputs:
             continue
-        if any(o.is_graph_output() for o in node.outputs) or isinstance(work.root, ir.Function):
+        seen = any(o.is_graph_output() for o in node.outputs)
+        if (seen and len(node.outputs) > 1) or isinstance(work.root, ir.Function):
             continue
         if all(v is None or id(v) in made or work.is_constant(v) for v in node.inputs):
             found.append(node)
@@ -128,7 +130,7 @@ def _computable(work: Work) -> list[ir.Node]:
 
 def _fold(work: Work, node: ir.Node, left: dict[int, int], region: dict[int, ir.Node]) -> None:
     """Computes one node; `left` are bytes that go with the constants it is made of, and are spent once."""
-    used = [o for o in node.outputs if o.uses()]
+    used = [o for o in node.outputs if o.uses() or o.is_graph_output()]
     grows = sum(_size(work, o) for o in used)
     credit = sum(left.get(id(v), 0) for v in node.inputs)
     large = grows - credit
@@ -137,7 +139,11 @@ def _fold(work: Work, node: ir.Node, left: dict[int, int], region: dict[int, ir.
     values = _computed(work, node)
     if values is None:
         raise Declined("neither the ONNX reference nor ONNX Runtime computes it")
-    for out, array in zip(node.outputs, values, strict=False):
+    for out, array in zip(list(node.outputs), values, strict=False):
+        if out.is_graph_output():
+            made_of = ir.tensor(np.asarray(array, order="C"), name=out.name)
+            work.replace(node, "Constant", [], {"value": made_of}).outputs[0].const_value = made_of
+            return
         if not out.uses():
             continue
         made = work.weight(array, out, saved=credit)
