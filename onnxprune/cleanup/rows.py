@@ -79,7 +79,7 @@ class _Network:
 def row_nodes(work: Work, graph: ir.Graph) -> dict[ir.Node, Form]:
     """The nodes of a graph that are better off with rows, by the cheapest cut."""
     forms = {form.node: form for form in _forms(work, graph)}
-    if not any(form.gain for form in forms.values()):
+    if not any(form.gain or _beside_rows(work, form.node) for form in forms.values()):
         return {}
     network = _Network()
     vertex = {node: network.vertex() for node in forms}
@@ -106,11 +106,16 @@ def _connect(work: Work, network: _Network, vertex: dict[ir.Node, int], forms: d
     """What it costs to read a value in another form than it is made in."""
     producer = value.producer()
     reshaped = producer is not None and full_name(producer) in RESHAPES
-    maker = network.vertex() if reshaped else vertex.get(producer, 1) if producer is not None else 1
+    if reshaped and producer is not None:
+        maker = 0 if _same_rows(work, value, producer.inputs[0]) else network.vertex()
+    else:
+        maker = vertex.get(producer, 1) if producer is not None else 1
     readers = {1} if value.is_graph_output() else set()
     for usage in value.uses():
         if usage.node in forms and usage.idx in forms[usage.node].data:
             readers.add(vertex[usage.node])
+        elif full_name(usage.node) in RESHAPES and _same_rows(work, value, usage.node.outputs[0]):
+            readers.add(0)
         elif not reshapes_rows(work, usage.node, usage.idx):
             readers.add(1)
     back = 1 if reshaped or writable(work.shape(value)) else _NEVER
@@ -120,6 +125,21 @@ def _connect(work: Work, network: _Network, vertex: dict[ir.Node, int], forms: d
     for reader in readers:
         network.arc(leaves, reader, _NEVER)
         network.arc(reader, enters, _NEVER)
+
+
+def _same_rows(work: Work, value: ir.Value, matrix: ir.Value | None) -> bool:
+    """One side of a Reshape is the other one as a matrix of rows."""
+    shape, flat = work.shape(value), work.shape(matrix)
+    return shape is not None and flat is not None and len(flat) == 2 < len(shape) and flat[1] == shape[-1] is not None
+
+
+def _beside_rows(work: Work, node: ir.Node) -> bool:
+    """A Reshape before or behind the node has rows on its other side."""
+    before = [p for v in node.inputs if v is not None and (p := work.producer(v, *RESHAPES)) is not None]
+    behind = [u.node for v in node.outputs for u in v.uses() if u.idx == 0 and full_name(u.node) in RESHAPES]
+    return any(_same_rows(work, p.outputs[0], p.inputs[0]) for p in before) or any(
+        n.inputs[0] is not None and _same_rows(work, n.inputs[0], n.outputs[0]) for n in behind
+    )
 
 
 def writable(shape: tuple[Dim, ...] | None) -> bool:

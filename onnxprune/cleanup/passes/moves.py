@@ -162,7 +162,7 @@ def _moved(work: Work, node: ir.Node, axes: Axes) -> Axes | None:
     axes = layout.expand(axes)
     if op == "Transpose":
         perm = work.attribute(node, "perm") or tuple(reversed(range(len(axes))))
-        return [axes[k] for k in perm]
+        return [axes[k] for k in perm] if len(perm) == len(axes) else None  # else what is declared contradicts itself
     if op == "Flatten":
         axis = work.attribute(node, "axis", 1)
         axis += len(axes) if axis < 0 else 0

@@ -146,3 +146,21 @@ def test_a_product_whose_result_is_an_output_keeps_its_shape():
     result, _ = run(model, *ROWS)
     assert len(result.graph.node) < len(model.graph.node)
     same(model, result)
+
+
+def test_pointwise_functions_between_rows_need_no_reshape():
+    """What exporters write around every Gemm goes, as far as all that is in between works on rows."""
+    model = make(
+        """(float[2,3,8] x) => (float[2,3,6] y) {
+            a = Reshape(x, rows)
+            b = Gemm(a, w, c)
+            d = Reshape(b, back)
+            e = Tanh(d)
+            f = Mul(e, d)
+            g = Reshape(f, rows)
+            h = Gemm(g, u, c)
+            y = Reshape(h, back)
+        }""",
+        {"w": (8, 6), "u": (6, 6), "c": (6,), "rows": ints(6, -1), "back": ints(2, 3, 6)},
+    )
+    becomes(model, ROWS, {"Reshape": 2, "Gemm": 2, "Tanh": 1, "Mul": 1})
