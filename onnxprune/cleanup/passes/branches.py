@@ -19,7 +19,7 @@ def inline_functions(work: Work) -> int:
     model = work.model
     if any(_foreign(model, f) for f in model.functions.values()):
         count = len(model.functions)
-        RemoveUnusedFunctionsPass()(model)
+        RemoveUnusedFunctionsPass()(model)  # type: ignore[no-untyped-call]
         return count - len(model.functions)
     if not model.functions:
         return 0
