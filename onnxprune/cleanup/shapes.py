@@ -9,7 +9,8 @@ import onnx
 import onnx_ir as ir
 import sympy
 
-from onnxprune.cleanup.symbols import as_int, propagate
+from onnxprune.cleanup.symbol_rules import propagate
+from onnxprune.cleanup.symbols import as_int
 from onnxprune.cleanup.work import Work, all_values
 from onnxprune.io.load import nested_graphs
 

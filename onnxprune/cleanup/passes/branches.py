@@ -12,12 +12,16 @@ from onnxprune.cleanup.work import Work
 def inline_functions(work: Work) -> int:
     """A call of a model-local function is its body.
 
-    1. The body was written for the opset that the model imports.
+    1. The body was written for the opset that the model imports; where one was not, only functions that nobody calls go.
     """
-    from onnx_ir.passes.common import InlinePass
+    from onnx_ir.passes.common import InlinePass, RemoveUnusedFunctionsPass
 
     model = work.model
-    if not model.functions or any(_foreign(model, f) for f in model.functions.values()):
+    if any(_foreign(model, f) for f in model.functions.values()):
+        count = len(model.functions)
+        RemoveUnusedFunctionsPass()(model)  # type: ignore[no-untyped-call]
+        return count - len(model.functions)
+    if not model.functions:
         return 0
     calls = sum(n.op_identifier() in model.functions for n in ir.traversal.RecursiveGraphIterator(model.graph))
     unused = len(model.functions)

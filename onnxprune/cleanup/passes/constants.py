@@ -88,25 +88,17 @@ def fold_constants(work: Work) -> int:
     1. f is an operator of the ONNX domain that is the same in every run: no random operator, no body.
     2. QuantizeLinear and DequantizeLinear stay: their pairs tell a runtime what to run in integers, and a weight is smaller
        before DequantizeLinear than behind it.
-    3. The file does not grow by more than the threshold for one constant. A constant that only constants are made of counts
-       as gone; what a ConstantOfShape makes counts as what it takes in the file.
+    3. The file does not grow by more than the threshold for one constant. Constants that only folded ones are made of count
+       as gone, once. What is computed on the way does not count; what a ConstantOfShape makes counts as it takes in the file.
     4. An output of a graph is made by a Constant, as it has to be made by a node.
     """
     region = {id(n): n for n in _computable(work)}
-    left = {
-        id(v): v.const_value.nbytes
-        for n in region.values()
-        for v in n.inputs
-        if v is not None and v.const_value is not None and all(id(u.node) in region for u in v.uses())
-    }
+    chosen = _choose(work, region)
+    arrays = _Arrays(work, region, [node for node, _ in chosen])
     count = 0
-    for node in region.values():
-        wanted = any(o.uses() or o.is_graph_output() for o in node.outputs)
-        if not wanted or not all(v is None or work.is_constant(v) for v in node.inputs):
-            continue
+    for node, room in chosen:
         try:
-            _fold(work, node, left, region)
-            count += 1
+            count += _fold(work, node, arrays, room=room)
         except Declined as reason:
             work.decline(node, reason)
     return count
@@ -128,38 +120,137 @@ def _computable(work: Work) -> list[ir.Node]:
     return found
 
 
-def _fold(work: Work, node: ir.Node, left: dict[int, int], region: dict[int, ir.Node]) -> None:
-    """Computes one node; `left` are bytes that go with the constants it is made of, and are spent once."""
-    used = [o for o in node.outputs if o.uses() or o.is_graph_output()]
-    grows = sum(_size(work, o) for o in used)
-    credit = sum(left.get(id(v), 0) for v in node.inputs)
-    large = grows - credit
-    if large > work.options.size_threshold and not all(_uniform(work, v) for v in node.inputs if v is not None):
-        raise Declined(f"the file would grow by {large} bytes; --size-threshold {large} allows it")
-    values = _computed(work, node)
-    if values is None:
-        raise Declined("neither the ONNX reference nor ONNX Runtime computes it")
+def _choose(work: Work, region: dict[int, ir.Node]) -> list[tuple[ir.Node, bool]]:
+    """Nodes whose results are kept, in order: the last ones that the file has room for, and whether that is known.
+
+    It is not where no shape is, or where what is made of single numbers may be a single number again.
+    """
+    left = {
+        id(v): v.const_value.nbytes
+        for n in region.values()
+        for v in n.inputs
+        if v is not None and v.const_value is not None and all(id(u.node) in region for u in v.uses())
+    }
+    chosen: list[tuple[ir.Node, bool]] = []
+    refused: set[int] = set()
+    for key, node in reversed(region.items()):
+        readers = [u.node for o in node.outputs for u in o.uses()]
+        kept = any(id(r) not in region or id(r) in refused for r in readers)
+        if not kept and not any(o.is_graph_output() for o in node.outputs):
+            continue  # on the way to others
+        grows = sum(_size(work, o) for o in node.outputs if o.uses() or o.is_graph_output())
+        leaves = _leaves(node, region) if grows > work.options.size_threshold else set()
+        large = grows - sum(left.get(leaf, 0) for leaf in leaves)
+        fits = large <= work.options.size_threshold
+        if not fits and not all(_uniform(work, v) for v in node.inputs if v is not None):
+            refused.add(key)
+            work.decline(node, f"the file would grow by {large} bytes; --size-threshold {large} allows it")
+            continue
+        _spend(left, leaves, grows)
+        chosen.append((node, fits and grows > 0))
+    return chosen[::-1]
+
+
+def _leaves(node: ir.Node, region: dict[int, ir.Node]) -> set[int]:
+    """Constants that a node is made of, by `id`."""
+    found: set[int] = set()
+    seen: set[int] = set()
+    queue = [node]
+    while queue:
+        at = queue.pop()
+        if id(at) in seen:
+            continue
+        seen.add(id(at))
+        for value in at.inputs:
+            maker = None if value is None else value.producer()
+            if maker is not None and id(maker) in region:
+                queue.append(maker)
+            elif value is not None:
+                found.add(id(value))
+    return found
+
+
+def _spend(left: dict[int, int], leaves: set[int], size: int) -> None:
+    for leaf in leaves:
+        taken = min(size, left.get(leaf, 0))
+        if taken:
+            left[leaf] -= taken
+            size -= taken
+
+
+class _Arrays:
+    """Values of a region, computed when they are asked for and kept as long as somebody needs them."""
+
+    def __init__(self, work: Work, region: dict[int, ir.Node], chosen: list[ir.Node]) -> None:
+        self.work, self.region = work, region
+        self.held: dict[int, Array] = {}
+        self.waiting: dict[int, int] = {}
+        queue, seen = list(chosen), set()
+        while queue:
+            node = queue.pop()
+            if id(node) in seen:
+                continue
+            seen.add(id(node))
+            for value in node.inputs:
+                if value is not None and (maker := value.producer()) is not None and id(maker) in region:
+                    self.waiting[id(value)] = self.waiting.get(id(value), 0) + 1
+                    queue.append(maker)
+
+    def of(self, node: ir.Node) -> list[Array]:
+        """Outputs of a node.
+
+        Raises:
+            Declined: it can't be computed.
+        """
+        order: list[ir.Node] = []
+        stack = [node]
+        while stack:  # a chain may be longer than Python's stack
+            at = stack[-1]
+            missing = [
+                maker
+                for v in at.inputs
+                if v is not None
+                and id(v) not in self.held
+                and (maker := v.producer()) is not None
+                and id(maker) in self.region
+            ]
+            if missing:
+                stack += missing
+            else:
+                order.append(stack.pop())
+                if at is not node and id(at.outputs[0]) not in self.held:
+                    self.held |= {id(o): x for o, x in zip(at.outputs, self._compute(at), strict=False)}
+        return self._compute(node)
+
+    def _compute(self, node: ir.Node) -> list[Array]:
+        if id(node.outputs[0]) in self.held:
+            return [self.held.get(id(o), np.zeros(0)) for o in node.outputs]
+        inputs = [None if v is None else self.held.get(id(v)) for v in node.inputs]
+        inputs = [
+            self.work.constant(v) if x is None and v is not None else x for x, v in zip(inputs, node.inputs, strict=True)
+        ]
+        values = _computed(self.work, node, inputs)
+        if values is None:
+            raise Declined("neither the ONNX reference nor ONNX Runtime computes it")
+        for value in node.inputs:
+            if value is not None and id(value) in self.waiting:
+                self.waiting[id(value)] -= 1
+                if not self.waiting[id(value)]:
+                    self.held.pop(id(value), None)
+        return values
+
+
+def _fold(work: Work, node: ir.Node, arrays: _Arrays, *, room: bool) -> bool:
+    """Puts the results of a node in its place; `room`: the file is known to have room for them."""
+    values = arrays.of(node)
     for out, array in zip(list(node.outputs), values, strict=False):
         if out.is_graph_output():
             made_of = ir.tensor(np.asarray(array, order="C"), name=out.name)
             work.replace(node, "Constant", [], {"value": made_of}).outputs[0].const_value = made_of
-            return
-        if not out.uses():
-            continue
-        made = work.weight(array, out, saved=credit)
-        if made.const_value is not None:
-            _spend(left, node, made.const_value.nbytes)
-            if all(id(u.node) in region for u in out.uses()):
-                left[id(made)] = made.const_value.nbytes
-        work.substitute(out, made)
-
-
-def _spend(left: dict[int, int], node: ir.Node, size: int) -> None:
-    for value in node.inputs:
-        taken = min(size, left.get(id(value), 0))
-        if taken:
-            left[id(value)] -= taken
-            size -= taken
+            return True
+        if out.uses():
+            work.substitute(out, work.weight(array, out, saved=array.nbytes if room else 0))
+    return True
 
 
 def _size(work: Work, value: ir.Value) -> int:
@@ -175,8 +266,7 @@ def _uniform(work: Work, value: ir.Value) -> bool:
     return work.constant(value, limit=64) is not None
 
 
-def _computed(work: Work, node: ir.Node) -> list[Array] | None:
-    inputs = [None if v is None else work.constant(v) for v in node.inputs]
+def _computed(work: Work, node: ir.Node, inputs: list[Array | None]) -> list[Array] | None:
     if all(x is None or x.size == 0 or all(s == 0 for s in x.strides) or x.nbytes <= _TRIVIAL for x in inputs) or (
         node.op_type in _BY_VIEW
     ):
