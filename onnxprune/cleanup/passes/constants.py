@@ -89,7 +89,7 @@ def fold_constants(work: Work) -> int:
     2. QuantizeLinear and DequantizeLinear stay: their pairs tell a runtime what to run in integers, and a weight is smaller
        before DequantizeLinear than behind it.
     3. The file does not grow by more than the threshold for one constant. Constants that only folded ones are made of count
-       as gone, once. What is computed on the way does not count; what a ConstantOfShape makes counts as it takes in the file.
+       as gone, once. What is computed on the way does not count, nor what a ConstantOfShape can make.
     4. An output of a graph is made by a Constant, as it has to be made by a node.
     """
     region = {id(n): n for n in _computable(work)}
