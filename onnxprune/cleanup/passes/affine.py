@@ -31,9 +31,11 @@ def affine(work: Work, node: ir.Node) -> bool:
     found = affine_of(work, node)
     if found is None:
         return False
+    index, function = found
+    if work.is_constant(node.inputs[index]):
+        return False  # a constant, for fold-constants
     if gelu_around(work, node):
         raise Declined("it is part of a Gelu, which ONNX Runtime runs as one operator")
-    index, function = found
     before = _absorbed(work, node, index, function, upward=True)
     after = before and _absorbed(work, node, index, function, upward=False)
     if before and after:

@@ -307,6 +307,15 @@ def test_uniform_weights_stay_without_memory():
     same(model, result)
 
 
+def test_a_norm_of_a_constant_is_no_affine_function_to_move():
+    """Weight standardization: BatchNormalization of a weight is for constant folding."""
+    model = make(
+        "(float[1,4,6,6] x) => (float[1,6,6,6] y) { n = BatchNormalization(w, s, b, m, v) y = Conv(x, n) }",
+        {"w": (6, 4, 1, 1), **norm("", 4)},
+    )
+    stays(model, AFFINE)
+
+
 def test_a_gelu_stays_whole():
     """ONNX Runtime runs it as one operator, which is worth more than the product by 1/2."""
     model = make(
