@@ -19,7 +19,7 @@ def simplify(
     passes: Annotated[
         str | None,
         typer.Option(
-            "--passes", metavar="NAME,NAME,...", help="Run these passes only (`-v` lists all).", show_default=False
+            "--passes", metavar="NAME,...", help="Run these passes only (`-v` lists all).", show_default=False
         ),
     ] = None,
     skip: Annotated[
