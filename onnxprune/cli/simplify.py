@@ -18,9 +18,7 @@ def simplify(
     output: Annotated[Path, typer.Option("-o", "--output", metavar="OUT", help="Simplified model.")],
     passes: Annotated[
         str | None,
-        typer.Option(
-            "--passes", metavar="NAME,NAME,...", help="Run these passes only (`-v` lists all).", show_default=False
-        ),
+        typer.Option("--passes", metavar="NAME,...", help="Run these passes only (`-v` lists all).", show_default=False),
     ] = None,
     skip: Annotated[
         str | None, typer.Option("--skip", metavar="NAME,...", help="Don't run these passes.", show_default=False)

@@ -29,14 +29,14 @@ from onnxprune.recover.merge import Merging, merge_channels
 from onnxprune.recover.normalization import Home, at_home, brought_back
 from onnxprune.recover.reconstruct import Reconstruction, reconstruct
 from onnxprune.report.effort import effort
-from onnxprune.report.fidelity import fidelity
+from onnxprune.report.fidelity import Likeness, fidelity
 from onnxprune.report.losses import group_losses, input_axes
 from onnxprune.report.report import Report, count_params, rows, total_macs
 from onnxprune.select.allocate import Choice, Options, candidates, choose
 from onnxprune.select.criteria import score
 from onnxprune.select.target import choose_to_target
 from onnxprune.statistics.providers import parse_providers
-from onnxprune.statistics.stream import at_hand
+from onnxprune.statistics.shelf import at_hand
 from onnxprune.surgery.apply import apply_alive
 
 _SHARES = {"select": (0.3, 0.4), "surgery": (0.4, 0.9), "report": (0.9, 1.0)}  # of a run without data
@@ -57,6 +57,7 @@ class _Repair:
     after: onnx.ModelProto
     merging: Merging | None = None
     fits: Reconstruction | None = None
+    likeness: Likeness | None = None
     shared: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -222,6 +223,7 @@ class Pruning:
 
     def _fit(self, repair: _Repair, alive: Mask, samples: Samples) -> None:
         start = repair.model if self.home is None else apply_alive(self.reference.model, self.groups, alive)
+        repair.likeness = Likeness()
         repair.fits = reconstruct(
             self.reference,
             self.groups,
@@ -233,6 +235,7 @@ class Pruning:
             providers=self.providers,
             journal=self.journal,
             progress=part(self.tell, self.shares["reconstruction"]),
+            watch=repair.likeness.add,
         )
         repair.before, repair.after = self.reference.model, repair.fits.model
         repair.model = repair.after if self.home is None else brought_back(repair.after, repair.model)
@@ -262,7 +265,11 @@ class Pruning:
         self.tell("comparing outputs", self.shares["report"][0])
         likeness = []
         if self.samples is not None:
-            likeness = fidelity(repair.before, repair.after, self.samples, providers=self.providers)
+            likeness = (
+                fidelity(repair.before, repair.after, self.samples, providers=self.providers)
+                if repair.likeness is None
+                else repair.likeness.result(self.samples)
+            )
         report = Report(
             count_params(groups),
             count_params(groups, alive),
