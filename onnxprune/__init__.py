@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from onnxprune.bench.request import BenchRequest
     from onnxprune.bench.result import Benchmark, load_benchmark
     from onnxprune.bench.run import benchmark
+    from onnxprune.cleanup.result import SimplifyReport, SimplifyResult
+    from onnxprune.cleanup.simplify import simplify
     from onnxprune.comparison.compare import compare
     from onnxprune.comparison.result import Comparison
     from onnxprune.errors import (
@@ -45,6 +47,7 @@ _HOMES = {
     "compare": "comparison.compare", "Comparison": "comparison.result",
     "profile": "profiling.count", "Profile": "profiling.profile",
     "ScoreContext": "select.context", "rule": "trace.registry", "layout": "trace.registry", "Verification": "proof.oracle",
+    "simplify": "cleanup.simplify", "SimplifyResult": "cleanup.result", "SimplifyReport": "cleanup.result",
 }  # fmt: skip
 __all__ = [
     "BenchRequest",
@@ -63,6 +66,8 @@ __all__ = [
     "Report",
     "Score",
     "ScoreContext",
+    "SimplifyReport",
+    "SimplifyResult",
     "UsageError",
     "Verification",
     "VerificationError",
@@ -80,6 +85,7 @@ __all__ = [
     "profile",
     "prune",
     "rule",
+    "simplify",
     "slice_criterion",
     "verify",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import onnx
@@ -76,6 +76,7 @@ def prune(
     reconstruct: Mode | None = None,
     merge: bool = False,
     lossless: bool = False,
+    simplify: bool = False,
     memory: int = 2 << 30,
     providers: Sequence[str] = (),
     resume: str | os.PathLike[str] | None = None,
@@ -120,6 +121,8 @@ def prune(
             without data, too.
         lossless: remove only what provably does nothing: dead and constant channels, duplicates, positive multiples, what
             nobody reads; `ratio`, `criterion` and the like do not count then.
+        simplify: rewrite the result as the smallest graph that computes the same; `verify` and plans name initializers that
+            may be folded into others by that.
         memory: bytes of activations that are held; what goes beyond lies in temporary files.
         providers: ONNX Runtime's execution providers that calibration samples run on, in order of preference: `cpu`,
             `cuda:device_id=1`; the CPU where none is given.
@@ -135,6 +138,7 @@ def prune(
         UsageError: an option is out of range, a glob matches nothing, a provider is absent, or `resume` can't be written to.
         BudgetError: the targets can't be met.
         NothingToPruneError: no unit can go.
+        VerificationError: the simplified result does not compute what the pruned model does.
     """
     if ratio is not None and target:
         raise UsageError("ratio and target exclude each other: the target finds the ratio")
@@ -173,7 +177,22 @@ def prune(
         closest,
         None if evaluation is None else _scorer(source, evaluation, metric),
     )
-    return PruneResult(*Pruning(source, request, tell, clock).run())
+    result = PruneResult(*Pruning(source, request, tell, clock).run())
+    return _simplified(result, request, clock) if simplify else result
+
+
+def _simplified(result: PruneResult, request: Request, clock: Clock) -> PruneResult:
+    """The last stage: removal and fits are done and proven, and nothing has to be found by its name any more.
+
+    Raises:
+        VerificationError: the smaller graph does not compute the same.
+    """
+    from onnxprune.cleanup.simplify import simplify
+
+    done = simplify(result.model, check=request.check, shapes=request.shapes, seed=request.seed)
+    clock("simplify")
+    report = replace(result.report, simplified=done.report, bytes_after=done.report.bytes_after)
+    return PruneResult(done.model, result.plan, report)
 
 
 def analyze(model: Source, *, width: bool = False, shapes: Mapping[str, Sequence[int]] | None = None) -> Groups:

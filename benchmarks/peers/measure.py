@@ -134,7 +134,7 @@ def peak_rss_mb() -> int:
 def parameters(model: ModelProto) -> dict[str, int]:
     """`params`: elements of all weight tensors (initializers and Constants, subgraphs and functions included);
     `params_dense`: of those, the ones that no Gather reads as its table."""
-    tables = {node.input[0] for node in _nodes(model) if node.op_type == "Gather" and node.input}
+    tables = {node.input[0] for node in nodes(model) if node.op_type == "Gather" and node.input}
     total = table = 0
     for name, tensor in _tensors(model):
         if tensor.data_type in WEIGHTS:
@@ -248,7 +248,7 @@ def _graphs(graph: GraphProto) -> Iterator[GraphProto]:
                 yield from _graphs(inner)
 
 
-def _nodes(model: ModelProto) -> Iterator[NodeProto]:
+def nodes(model: ModelProto) -> Iterator[NodeProto]:
     for graph in _graphs(model.graph):
         yield from graph.node
     for function in model.functions:
@@ -259,7 +259,7 @@ def _tensors(model: ModelProto) -> Iterator[tuple[str, TensorProto]]:
     for graph in _graphs(model.graph):
         for tensor in graph.initializer:
             yield tensor.name, tensor
-    for node in _nodes(model):
+    for node in nodes(model):
         if node.op_type == "Constant":
             for attribute in node.attribute:
                 if attribute.type == AttributeProto.TENSOR:

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 import onnx
 from onnx import TensorProto
 
+from onnxprune.errors import ModelError
 from onnxprune.io.load import graphs, tensors
-from onnxprune.profiling.macs import count_macs
 
 _INDICES = {TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL, TensorProto.STRING, TensorProto.UINT64}
 
@@ -31,11 +31,9 @@ def count_model_macs(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]
         model: any model.
         shapes: of all inputs.
     """
-    from onnxprune.prepare.prepare import prepare
+    from onnxprune.profiling.count import profile
 
     try:
-        prepared = prepare(model, shapes)
-    except Exception:  # a model that runs may still be one that can't be analysed; its other figures stand
+        return profile(model, shapes).macs
+    except ModelError:  # a model that runs may still be one whose shapes can't be followed
         return None
-    known = {n: v.shape for scope in prepared.inferred.scopes.values() for n, v in scope.items() if v.shape is not None}
-    return count_macs(prepared.model.graph.node, known)

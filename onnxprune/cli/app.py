@@ -14,6 +14,7 @@ from onnxprune.cli.profile import profile
 from onnxprune.cli.prune import prune
 from onnxprune.cli.score import score
 from onnxprune.cli.screen import Screen
+from onnxprune.cli.simplify import simplify
 from onnxprune.cli.verify import verify
 
 EXIT_CODES = (
@@ -30,7 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (prune, apply, verify, inspect, score, profile, compare):
+for command in (prune, simplify, apply, verify, inspect, score, profile, compare):
     app.command()(command)
 app.command(cls=BenchCommand)(bench)
 

@@ -143,6 +143,12 @@ def prune(
             "--merge", help="Fold what goes into what stays; needs no data. Equal tensors become one.", rich_help_panel=_DATA
         ),
     ] = False,
+    simplify: Annotated[
+        bool,
+        typer.Option(
+            "--simplify/--no-simplify", help="Write the smallest graph that computes the same.", rich_help_panel=_FILES
+        ),
+    ] = False,
     memory_budget: Annotated[
         float, typer.Option(metavar="GB", min=0.01, help="Activations held in memory.", rich_help_panel=_DATA)
     ] = 2.0,
@@ -247,6 +253,7 @@ def prune(
         "reconstruct": reconstruct,
         "merge": merge,
         "lossless": lossless,
+        "simplify": simplify,
         "memory": int(memory_budget * (1 << 30)),
         "providers": provider or [],
         "resume": resume,
@@ -426,6 +433,10 @@ class _Run:
             rounds = plural(len(self.times[0].rounds), "round")
             text = f"median of {rounds}, models in turn, one sample, ONNX Runtime on this CPU; `onnxprune bench` tells more"
             notes.append(Note("latency", text))
+        if (simplified := result.report.simplified) is not None:
+            proven = "" if simplified.verification is None else "; the same as before on random inputs"
+            text = f"{simplified.nodes_before:,} nodes became {simplified.nodes_after:,}{proven}"
+            notes.append(Note("simplified", text))
         notes += evaluation_notes(self.evaluation)
         if result.report.resumed:
             notes.append(Note("resumed", result.report.resumed))

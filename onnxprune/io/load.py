@@ -96,6 +96,33 @@ def load_model(path: str | os.PathLike[str]) -> ModelProto:
     return model
 
 
+def load_in_place(path: str | os.PathLike[str], *, oldest: int = MIN_OPSET) -> ModelProto:
+    """Reads a model, but leaves external data where it is: these tensors have no `raw_data`. That it is sound is checked.
+
+    Args:
+        path: A binary ONNX file.
+        oldest: The oldest opset that is taken.
+
+    Raises:
+        ModelError: As `load_model`.
+    """
+    source = Path(path)
+    model = read_proto(source)
+    _check_versions(model, source, oldest)
+    _check_payloads(model, source)
+    folder = os.path.realpath(source.parent)
+    files: dict[str, BinaryIO] = {}
+    try:
+        for tensor in tensors(model):
+            if tensor.data_location == TensorProto.EXTERNAL:
+                _locate_external(tensor, source, folder, files)
+    finally:
+        for file in files.values():
+            file.close()
+    _check_specification(model, source)
+    return model
+
+
 def read_proto(path: Path) -> ModelProto:
     """Parses a model file; external data is left where it is, and nothing but the presence of nodes is checked.
 
@@ -178,7 +205,7 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
     return value, at + 1
 
 
-def _check_versions(model: ModelProto, path: Path) -> None:
+def _check_versions(model: ModelProto, path: Path, oldest: int = MIN_OPSET) -> None:
     if not model.ir_version or not model.opset_import:
         raise ModelError(f"{path}: the model has no IR version or no opset import; export or download it again")
     if model.ir_version > onnx.IR_VERSION:
@@ -194,9 +221,9 @@ def _check_versions(model: ModelProto, path: Path) -> None:
             raise ModelError(
                 f"{path}: opset {opset.version} is newer than onnx {onnx.__version__} knows ({newest}); update onnx"
             )
-        if opset.version < MIN_OPSET:
+        if opset.version < oldest:
             raise ModelError(
-                f"{path}: opset {opset.version} is older than {MIN_OPSET}, the oldest supported one; "
+                f"{path}: opset {opset.version} is older than {oldest}, the oldest supported one; "
                 "convert it with onnx.version_converter"
             )
 
@@ -217,6 +244,13 @@ def _read_external_data(model: ModelProto, path: Path) -> None:
 
 
 def _external_payload(tensor: TensorProto, path: Path, folder: str, files: dict[str, BinaryIO]) -> bytes:
+    file, offset, length = _locate_external(tensor, path, folder, files)
+    file.seek(offset)
+    return file.read(length)
+
+
+def _locate_external(tensor: TensorProto, path: Path, folder: str, files: dict[str, BinaryIO]) -> tuple[BinaryIO, int, int]:
+    """The file of a tensor's payload, where it starts and how long it is, in bytes."""
     entries = {entry.key: entry.value for entry in tensor.external_data}
     where = f"{path}: external data of tensor {tensor.name!r}"
     location = entries.get("location", "")
@@ -236,8 +270,7 @@ def _external_payload(tensor: TensorProto, path: Path, folder: str, files: dict[
         raise ModelError(
             f"{where} ends at byte {offset + length} of {location!r}, which has only {size}; download that file again"
         )
-    file.seek(offset)
-    return file.read(length)
+    return file, offset, length
 
 
 def _open_external(location: str, where: str, folder: str, files: dict[str, BinaryIO]) -> BinaryIO:
@@ -278,16 +311,29 @@ def _check_payloads(model: ModelProto, path: Path) -> None:
 
 
 def _check_specification(model: ModelProto, path: Path) -> None:
+    problem = complaint(model)
+    if problem:
+        raise ModelError(f"{path}: {problem}")
+
+
+def complaint(model: ModelProto) -> str:
+    """What `onnx.checker` says of a model of any size, external data or not; empty where it is valid."""
     structure = copy_structure(model, keep_bytes=_CHECKED_PAYLOAD_BYTES)
     for tensor, stripped in zip(tensors(model), tensors(structure), strict=True):
-        if tensor.HasField("raw_data") and not stripped.HasField("raw_data"):
+        if tensor.data_location == TensorProto.EXTERNAL:
+            stripped.ClearField("external_data")
+            stripped.ClearField("data_location")
+        if not stripped.HasField("raw_data") and (
+            tensor.HasField("raw_data") or tensor.data_location == TensorProto.EXTERNAL
+        ):
             # The checker counts values; an empty tensor is the only one that may come without any.
             del stripped.dims[:]
             stripped.dims.append(0)
     try:
         onnx.checker.check_model(structure.SerializeToString())
     except (onnx.checker.ValidationError, ValueError) as error:
-        raise ModelError(f"{path}: {_one_line(str(error))}") from None
+        return _one_line(str(error))
+    return ""
 
 
 def _one_line(message: str) -> str:

@@ -21,6 +21,7 @@ _INLINE_BYTES = 1024
 
 # The specification recommends page alignment, so that a runtime can map the payloads into memory.
 _ALIGNMENT = 4096
+_PIECE_BYTES = 1 << 24
 
 
 def save_model(
@@ -29,6 +30,7 @@ def save_model(
     *,
     external_data: bool | None = None,
     source_path: str | os.PathLike[str] | None = None,
+    folder: Path | None = None,
 ) -> None:
     """Writes the model to `path`, atomically, and leaves `model` as it is.
 
@@ -36,11 +38,12 @@ def save_model(
     two files, `<name>` and `<name>.data`; the data file is moved into place first, so the new model never lacks it.
 
     Args:
-        model: A self-contained model, as `load_model` returns it.
+        model: A self-contained model, as `load_model` returns it, or one whose external data lies in `folder`.
         path: The output file. An existing one is replaced.
         external_data: Whether initializers of more than 1 KiB go to `<name>.data`. None: only if the model would be
             larger than a protobuf may be (2 GiB).
         source_path: The file the model was made from; neither it nor its external data may be overwritten.
+        folder: Where external data of the model lies; it is copied, never held as a whole.
 
     Raises:
         UsageError: The output is the source, a directory, a device, or in a folder that is missing or can't be written; the
@@ -55,7 +58,7 @@ def save_model(
         raise UsageError(f"{target}: the model is larger than one file may be (2 GiB); allow external data")
     if external_data or too_large:
         _check_data_target(data_target, source_path)
-        _write_with_data(model, target, data_target)
+        _write_with_data(model, target, data_target, folder)
     else:
         _check_self_contained(model)
         with _replacing(target) as file:
@@ -133,26 +136,30 @@ def _check_self_contained(model: ModelProto) -> None:
             raise ModelError(f"tensor {tensor.name!r}: its external data has not been read; use load_model")
 
 
-def _write_with_data(model: ModelProto, target: Path, data_target: Path) -> None:
-    _check_self_contained(model)
+def _write_with_data(model: ModelProto, target: Path, data_target: Path, folder: Path | None) -> None:
+    if folder is None:
+        _check_self_contained(model)
     structure = copy_structure(model, keep_bytes=_INLINE_BYTES)
     # The context entered last is left first: the data moves into place, then the model, once both are on the disk.
     with _replacing(target) as file, _replacing(data_target) as data_file:
-        _write_payloads(model, structure, data_target.name, data_file)
+        _write_payloads(model, structure, data_target.name, data_file, folder)
         file.write(structure.SerializeToString(deterministic=True))
         file.flush()
         os.fsync(file.fileno())
 
 
-def _write_payloads(model: ModelProto, structure: ModelProto, location: str, file: BinaryIO) -> None:
+def _write_payloads(model: ModelProto, structure: ModelProto, location: str, file: BinaryIO, folder: Path | None) -> None:
     """Writes the initializers' payloads to `file` and refers to them; other payloads go back into the structure."""
     for graph, bare_graph in zip(graphs(model), graphs(structure), strict=True):
         for tensor, bare in zip(graph.initializer, bare_graph.initializer, strict=True):
-            if not tensor.HasField("raw_data") or bare.HasField("raw_data") or payload_bytes(tensor) is None:
+            external = tensor.data_location == TensorProto.EXTERNAL
+            held = tensor.HasField("raw_data") and not bare.HasField("raw_data") and payload_bytes(tensor) is not None
+            if not (external or held):
                 continue
             offset = -(-file.tell() // _ALIGNMENT) * _ALIGNMENT
             file.write(bytes(offset - file.tell()))
-            length = file.write(tensor.raw_data)
+            length = _copy_external(tensor, folder, file) if external else file.write(tensor.raw_data)
+            del bare.external_data[:]
             for key, value in (("location", location), ("offset", str(offset)), ("length", str(length))):
                 bare.external_data.add(key=key, value=value)
             bare.data_location = TensorProto.EXTERNAL
@@ -161,6 +168,23 @@ def _write_payloads(model: ModelProto, structure: ModelProto, location: str, fil
         moved = bare.data_location == TensorProto.EXTERNAL
         if tensor.HasField("raw_data") and not bare.HasField("raw_data") and not moved:
             bare.raw_data = tensor.raw_data
+
+
+def _copy_external(tensor: TensorProto, folder: Path | None, file: BinaryIO) -> int:
+    """Copies the payload of a tensor from its file, piece by piece; returns its length in bytes."""
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    assert folder is not None
+    length = int(entries.get("length") or payload_bytes(tensor) or 0)
+    with (folder / entries["location"]).open("rb") as source:
+        source.seek(int(entries.get("offset") or 0))
+        left = length
+        while left:
+            piece = source.read(min(left, _PIECE_BYTES))
+            if not piece:
+                raise ModelError(f"tensor {tensor.name!r}: its external data ends early; download the file again")
+            file.write(piece)
+            left -= len(piece)
+    return length
 
 
 @contextlib.contextmanager

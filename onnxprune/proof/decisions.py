@@ -62,12 +62,14 @@ def same_decisions(
 ) -> Cut:
     """Cuts discrete operators out of both models and feeds the choices of the first to both.
 
-    An operator stays where its output has another shape in the second model: it works per channel, and channels went.
+    An operator stays where its output has another shape in the second model (it works per channel, and channels went), or is
+    not there any more.
 
     Raises:
         RuntimeError: a model can't be run.
     """
-    nodes = [n for n in graph.nodes if n.op in DISCRETE]
+    there = {o for n in actual.graph.node for o in n.output}
+    nodes = [n for n in graph.nodes if n.op in DISCRETE and all(t.name in there for t in n.outputs if t.name)]
     outputs = {o.name for o in expected.graph.output}
     names = [t.name for n in nodes for t in n.outputs if t.name]
     a = dict(zip(names, run(with_outputs(expected, names), feeds, names, weights), strict=True))
@@ -78,7 +80,7 @@ def same_decisions(
         same = all(a[n].dtype == b[n].dtype and a[n].shape == b[n].shape for n in own)
         if not same and node.op not in _SIZED_BY_DATA:
             continue
-        inputs += [t.name for t in node.inputs if t.name and not isinstance(t, gs.Constant) and t.inputs]
+        inputs += [t.name for t in node.inputs if t.name in there and not isinstance(t, gs.Constant) and t.inputs]
         if outputs & set(own):
             decided |= outputs & set(own)
         else:

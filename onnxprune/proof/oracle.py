@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -80,6 +81,7 @@ def compare(
     feeds: Mapping[str, NDArray[Any]],
     tolerance: float,
     weights: Mapping[str, NDArray[Any]] | None = None,
+    folder: Path | None = None,
 ) -> Verification:
     """Runs both models and compares their outputs.
 
@@ -96,6 +98,7 @@ def compare(
         feeds: inputs.
         tolerance: largest relative error that passes.
         weights: initializers of `expected` that take other values.
+        folder: where external data of both lies.
 
     Raises:
         SourceError: `expected` can't be loaded or run.
@@ -103,17 +106,17 @@ def compare(
     """
     names = [o.name for o in actual.graph.output]
     try:
-        a = run(expected, feeds, names, weights)
+        a = run(expected, feeds, names, weights, folder=folder)
     except RuntimeError as error:
         raise SourceError(str(error)) from error
-    errors = _errors(names, a, run(actual, feeds, names, optimize=True))
+    errors = _errors(names, a, run(actual, feeds, names, optimize=True, folder=folder))
     rewritten = 0.0
     if not all(e <= tolerance for e in errors.values()):
-        rewritten, as_written = max(errors.values()), _errors(names, a, run(actual, feeds, names))
+        rewritten, as_written = max(errors.values()), _errors(names, a, run(actual, feeds, names, folder=folder))
         errors, rewritten = (as_written, rewritten) if all(e <= tolerance for e in as_written.values()) else (errors, 0.0)
     before: list[str] = []
     behind = behind_decisions(graph)
-    if any(not e <= tolerance and n in behind for n, e in errors.items()):
+    if any(not e <= tolerance and n in behind for n, e in errors.items()) and folder is None:
         cut = same_decisions(expected, actual, graph, feeds, weights)
         expected, feeds, before = cut.expected, cut.feeds, cut.inputs
         names = [n for n in names if n not in cut.decided]
@@ -123,7 +126,7 @@ def compare(
     largest = max(errors.values(), default=0.0)
     noise, passed = 0.0, largest <= tolerance
     if not passed and np.isfinite(largest):
-        noises = _noise(expected, feeds, list(errors), weights)
+        noises = _noise(expected, feeds, list(errors), weights, folder)
         noise = noises[worst]
         passed = all(e <= max(tolerance, _ROUNDING * noises[n]) for n, e in errors.items())
     message = "" if passed else f"output {worst!r} differs by {largest:.2g}"
@@ -140,7 +143,9 @@ def _noise(
     feeds: Mapping[str, NDArray[Any]],
     names: list[str],
     weights: Mapping[str, NDArray[Any]] | None,
+    folder: Path | None,
 ) -> dict[str, float]:
     """How much tensors of a model change when each float input moves to the next number."""
     moved = {n: np.nextafter(x, np.array(np.inf, x.dtype)) if x.dtype.kind == "f" else x for n, x in feeds.items()}
-    return _errors(names, run(model, feeds, names, weights), run(model, moved, names, weights))
+    still, shaken = (run(model, x, names, weights, folder=folder) for x in (feeds, moved))
+    return _errors(names, still, shaken)

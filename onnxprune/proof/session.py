@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
@@ -40,6 +41,7 @@ def open_session(
     optimize: bool = False,
     often: bool = False,
     providers: Providers = CPU,
+    folder: Path | None = None,
 ) -> tuple[ort.InferenceSession, list[object]]:
     """A session that runs the graph as it is written, and what has to live as long as it.
 
@@ -51,6 +53,7 @@ def open_session(
         optimize: let ONNX Runtime rewrite the graph as it does by default.
         often: it runs many times: weights are laid out for speed, and memory is kept between runs.
         providers: that it runs on.
+        folder: where its external data lies, which is mapped into memory, not read.
 
     Raises:
         RuntimeError: ONNX Runtime refuses the model.
@@ -66,6 +69,8 @@ def open_session(
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.enable_cpu_mem_arena = often
     options.add_session_config_entry("session.disable_prepacking", "0" if often else "1")
+    if folder is not None:
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
     structure = copy_structure(model, keep_bytes=_INLINE)
     names, values = [], []
     for full, bare in zip(model.graph.initializer, structure.graph.initializer, strict=True):
@@ -122,6 +127,7 @@ def run(
     weights: Mapping[str, NDArray[Any]] | None = None,
     *,
     optimize: bool = False,
+    folder: Path | None = None,
 ) -> list[NDArray[Any]]:
     """Outputs of one run; the session is gone afterwards.
 
@@ -131,6 +137,7 @@ def run(
         outputs: which to compute.
         weights: see `open_session`.
         optimize: as ONNX Runtime runs it by default.
+        folder: where its external data lies.
 
     A bfloat16 model is run in float32.
 
@@ -143,7 +150,7 @@ def run(
         weights = {n: _wide(a) for n, a in (weights or {}).items()}
     if not outputs:  # ONNX Runtime would compute all of them
         return []
-    session, alive = open_session(model, weights, optimize=optimize)
+    session, alive = open_session(model, weights, optimize=optimize, folder=folder)
     known = {i.name for i in session.get_inputs()}
     try:
         return list(session.run(list(outputs), {n: a for n, a in feeds.items() if n in known}))

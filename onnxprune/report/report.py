@@ -8,6 +8,7 @@ from typing import Any
 import onnx_graphsurgeon as gs
 
 from onnxprune.budget.reached import Reached, Trial
+from onnxprune.cleanup.result import SimplifyReport
 from onnxprune.groups.classes import Mask
 from onnxprune.groups.group import Frozen, Groups
 from onnxprune.profiling.macs import node_macs
@@ -76,6 +77,7 @@ class Report:
         trials: models that were evaluated for what a metric may lose.
         unmet: why the targets can't be met, where the closest model was asked for.
         resumed: what was taken over from an earlier run, and where it lies; empty where there was no folder for it.
+        simplified: what the last stage did to the graph; None where it was not asked for.
     """
 
     params_before: int
@@ -106,6 +108,7 @@ class Report:
     targets: list[Reached] = field(default_factory=list)
     trials: list[Trial] = field(default_factory=list)
     unmet: str = ""
+    simplified: SimplifyReport | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""

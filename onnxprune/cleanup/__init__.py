@@ -1,0 +1,1 @@
+"""Clean-up: the smallest graph that computes the same function."""
