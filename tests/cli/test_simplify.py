@@ -27,7 +27,7 @@ def noisy(tmp_path):
 def test_writes_a_smaller_graph_and_tells_what_changed(invoke, noisy, tmp_path):
     result = invoke("simplify", noisy, "-o", tmp_path / "out.onnx")
     assert (result.code, result.err) == (0, "")
-    for text in ("Identity", "common-subexpressions", "verified", "nodes"):
+    for text in ("Identity", "pass", "verified", "nodes"):
         assert text in result.out
     made = onnx.load(tmp_path / "out.onnx")
     assert {"Identity", "Shape", "Reshape"}.isdisjoint(n.op_type for n in made.graph.node)
