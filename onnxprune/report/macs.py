@@ -86,6 +86,11 @@ def node_macs(
     return _macs_or_none(op_type, domain, attrs, input_shapes, output_shapes) or 0
 
 
+def is_counted(op_type: str, domain: str = "") -> bool:
+    """Whether an op multiplies and adds, so that its MACs are counted."""
+    return ("" if domain == "ai.onnx" else domain, op_type) in _COUNTERS
+
+
 def _macs_or_none(
     op_type: str,
     domain: str,
