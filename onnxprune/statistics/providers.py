@@ -34,9 +34,14 @@ class Providers:
         return kind.get(name.removesuffix(_SUFFIX), "cpu"), int(dict(options).get("device_id", 0))
 
     def open(
-        self, model: bytes, options: ort.SessionOptions | None = None, disabled: Sequence[str] = ()
+        self, model: bytes | str, options: ort.SessionOptions | None = None, disabled: Sequence[str] = ()
     ) -> ort.InferenceSession:
         """A session on these providers; ONNX Runtime's CPU kernels take the nodes that a provider has no kernel for.
+
+        Args:
+            model: its bytes, or the path of its file.
+            options: of the session.
+            disabled: optimizers of ONNX Runtime that are left out.
 
         Raises:
             UsageError: a provider did not start, where ONNX Runtime itself would go on without it.

@@ -1,0 +1,1 @@
+"""Times models side by side, and says what the difference is worth."""
