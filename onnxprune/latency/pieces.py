@@ -126,11 +126,6 @@ def _connect(
         piece.outputs = [n for n in made if n in wanted]
 
 
-def crossing(pieces: Sequence[Piece]) -> list[str]:
-    """Tensors that go from one piece to another."""
-    return sorted({n for p in pieces for n in p.inputs} & {n for p in pieces for n in p.outputs})
-
-
 def extract(model: ModelProto, piece: Piece, arrays: Arrays) -> ModelProto:
     """A model of one piece.
 

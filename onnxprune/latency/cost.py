@@ -1,0 +1,66 @@
+"""Latency as something to spend; see `onnxprune.budget.costs.Cost`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from onnxprune.budget.axes import Axes
+from onnxprune.budget.costs import Levels, Widths
+from onnxprune.groups.classes import Mask
+from onnxprune.latency.table import Table
+
+Floats = NDArray[np.float64]
+
+
+class Latency:
+    """Milliseconds of one run.
+
+    Args:
+        table: fitted.
+        axes: that its lengths are of.
+        measured: ms of a pruned model.
+
+    Attributes:
+        steps: units between the widths of a group that pay, by group id.
+    """
+
+    name = "latency"
+    unit = "ms"
+    tolerance = 0.03
+
+    def __init__(self, table: Table, axes: Axes, measured: Callable[[onnx.ModelProto], float]) -> None:
+        self.of_table, self._axes, self._measured = table, axes, measured
+        self.steps: Mapping[str, int] = table.steps
+        self._of_group: dict[str, list[int]] = {}
+        for k, work in enumerate(table.works):
+            for g in work.groups:
+                self._of_group.setdefault(g, []).append(k)
+
+    def total(self, widths: Widths) -> float:
+        """Of the whole model; that of the source is what was measured."""
+        gone = self._axes.gone(widths)
+        return sum(self.of_table.piece(k, gone) for k in range(len(self.of_table.works)))
+
+    def table(self, widths: Widths, levels: Levels) -> dict[str, Floats]:
+        """Total by the width of one group at a time."""
+        gone = self._axes.gone(widths)
+        now = [self.of_table.piece(k, gone) for k in range(len(self.of_table.works))]
+        result = {}
+        for group, kept in levels.items():
+            counts = self._axes.units[group] - kept
+            own = self._of_group.get(group, [])
+            changes = [self.of_table.along(k, group, gone, counts) - now[k] for k in own]
+            result[group] = np.asarray(sum(now) + sum(changes, np.zeros(len(kept))), np.float64)
+        return result
+
+    def measure(self, model: onnx.ModelProto, alive: Mask) -> float:
+        """Of a pruned model: its share of the source's time, which is measured in turn with it, of the source's in the table.
+
+        Raises:
+            ModelError: ONNX Runtime can't run it.
+        """
+        return self._measured(model)
