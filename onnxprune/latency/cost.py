@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-
 import numpy as np
 import onnx
 from numpy.typing import NDArray
@@ -11,6 +9,7 @@ from numpy.typing import NDArray
 from onnxprune.budget.axes import Axes
 from onnxprune.budget.costs import Levels, Widths
 from onnxprune.groups.classes import Mask
+from onnxprune.latency.measure import Comparison
 from onnxprune.latency.table import Table
 
 Floats = NDArray[np.float64]
@@ -22,19 +21,15 @@ class Latency:
     Args:
         table: fitted.
         axes: that its lengths are of.
-        measured: ms of a pruned model.
-
-    Attributes:
-        steps: units between the widths of a group that pay, by group id.
+        comparison: of pruned models with the source.
     """
 
     name = "latency"
     unit = "ms"
     tolerance = 0.03
 
-    def __init__(self, table: Table, axes: Axes, measured: Callable[[onnx.ModelProto], float]) -> None:
-        self.of_table, self._axes, self._measured = table, axes, measured
-        self.steps: Mapping[str, int] = table.steps
+    def __init__(self, table: Table, axes: Axes, comparison: Comparison) -> None:
+        self.of_table, self.comparison, self._axes = table, comparison, axes
         self._of_group: dict[str, list[int]] = {}
         for k, work in enumerate(table.works):
             for g in work.groups:
@@ -58,9 +53,9 @@ class Latency:
         return result
 
     def measure(self, model: onnx.ModelProto, alive: Mask) -> float:
-        """Of a pruned model: its share of the source's time, which is measured in turn with it, of the source's in the table.
+        """Of a pruned model: the source's time in the table, by the share of it that the model takes side by side.
 
         Raises:
             ModelError: ONNX Runtime can't run it.
         """
-        return self._measured(model)
+        return self.comparison.share(model) * self.of_table.dense

@@ -1,7 +1,7 @@
 """Times that were measured before on this machine, in a file that grows line by line.
 
-One line is one result, written and flushed when it is there: an interrupted run keeps what it has. Several runs may append to
-one file; a line that was cut off or damaged is passed over.
+One line is one result, written and flushed when it is there: an interrupted run keeps what it has. Several runs may append
+to one file; a line that was cut off or damaged is passed over.
 """
 
 from __future__ import annotations
