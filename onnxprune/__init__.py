@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from onnxprune.api import PruneResult, analyze, apply, evaluate, prune, verify
+    from onnxprune.bench.request import BenchRequest
+    from onnxprune.bench.result import Benchmark, load_benchmark
+    from onnxprune.bench.run import benchmark
     from onnxprune.errors import (
         BudgetError,
         ModelError,
@@ -33,10 +36,13 @@ _HOMES = {
     "BudgetError": "errors", "PlanError": "errors", "NothingToPruneError": "errors",
     "Group": "groups.group", "Groups": "groups.group", "Plan": "plan.plan", "load_plan": "plan.plan",
     "Report": "report.report", "criterion": "select.criteria", "slice_criterion": "select.criteria",
+    "benchmark": "bench.run", "Benchmark": "bench.result", "load_benchmark": "bench.result", "BenchRequest": "bench.request",
     "evaluate": "api", "Score": "metrics.score", "metric": "metrics.registry",
     "ScoreContext": "select.context", "rule": "trace.registry", "layout": "trace.registry", "Verification": "proof.oracle",
 }  # fmt: skip
 __all__ = [
+    "BenchRequest",
+    "Benchmark",
     "BudgetError",
     "Group",
     "Groups",
@@ -55,9 +61,11 @@ __all__ = [
     "__version__",
     "analyze",
     "apply",
+    "benchmark",
     "criterion",
     "evaluate",
     "layout",
+    "load_benchmark",
     "load_plan",
     "metric",
     "prune",

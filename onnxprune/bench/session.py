@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from onnxprune.bench.timing import Floats
 from onnxprune.errors import ModelError, UsageError
-from onnxprune.proof.session import first_line
 from onnxprune.statistics.providers import CPU, Providers
 
 if TYPE_CHECKING:
@@ -61,7 +60,7 @@ def open_optimized(
     except UsageError:
         raise
     except Exception as error:
-        raise ModelError(f"{name}: ONNX Runtime can't load it ({first_line(error)})") from error
+        raise ModelError(f"{name}: ONNX Runtime can't load it ({_said(error)})") from error
 
 
 class ReadySession:
@@ -140,7 +139,7 @@ class ReadySession:
         try:
             return call(*arguments)
         except Exception as error:
-            raise ModelError(f"{self.name}: ONNX Runtime can't run it ({first_line(error)})") from error
+            raise ModelError(f"{self.name}: ONNX Runtime can't run it ({_said(error)})") from error
 
 
 def _burst(run: Callable[[], Any], runs: int) -> Floats:
@@ -152,3 +151,9 @@ def _burst(run: Callable[[], Any], runs: int) -> Floats:
         run()
         marks[k] = clock()
     return np.diff(np.array(marks) - marks[0]).astype(np.float64) / 1e6
+
+
+def _said(error: Exception) -> str:
+    from onnxprune.proof.session import first_line  # which needs onnx: processes that only run models do without
+
+    return first_line(error)

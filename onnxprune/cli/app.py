@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from onnxprune.cli.apply import apply
+from onnxprune.cli.bench import BenchCommand, bench
 from onnxprune.cli.inspect import inspect
 from onnxprune.cli.prune import prune
 from onnxprune.cli.score import score
@@ -29,6 +30,7 @@ app = typer.Typer(
 )
 for command in (prune, apply, verify, inspect, score):
     app.command()(command)
+app.command(cls=BenchCommand)(bench)
 
 
 def _version(asked: bool) -> None:

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     import onnx
 
     from onnxprune.api import PruneResult
+    from onnxprune.bench.timing import Times
     from onnxprune.calibrate.batch import Samples
     from onnxprune.report.evaluation import Evaluation, Evaluator
-    from onnxprune.report.latency import Latency
     from onnxprune.select.allocate import Attention, Ranking
 
 _CHOICE = "What goes"
@@ -326,7 +326,7 @@ class _Run:
     seed: int
     evaluator: Evaluator | None = None
     evaluation: Evaluation | None = None
-    times: tuple[Latency, Latency] | None = None
+    times: tuple[Times, Times] | None = None
     untimed: str = ""
 
     def load(self) -> onnx.ModelProto:
@@ -411,12 +411,13 @@ class _Run:
                 progress("timing both models", 0.0)
                 self.times = self._time(model)
 
-    def _time(self, model: onnx.ModelProto) -> tuple[Latency, Latency] | None:
-        from onnxprune.report.latency import latency, single_input
+    def _time(self, model: onnx.ModelProto) -> tuple[Times, Times] | None:
+        from onnxprune.bench.inputs import made_up
+        from onnxprune.bench.quick import latency
 
         names = {"before": self.source, "after": self.output}
         try:
-            times = latency(names, single_input(model, self.shapes))
+            times = latency(names, made_up(model, 1, self.shapes))
         except ModelError as error:  # the pruned model is there and proven: a missing figure must not take it away
             self.untimed = str(error)
             return None
@@ -441,8 +442,8 @@ class _Run:
         if self.untimed:
             notes.append(Note("not timed", self.untimed, "bold yellow"))
         if self.times:
-            runs = plural(len(self.times[0].ms), "run")
-            text = f"median of {runs} of each model in turn, one sample, ONNX Runtime on this CPU"
+            rounds = plural(len(self.times[0].rounds), "round")
+            text = f"median of {rounds}, models in turn, one sample, ONNX Runtime on this CPU; `onnxprune bench` tells more"
             notes.append(Note("latency", text))
         notes += evaluation_notes(self.evaluation)
         if result.report.resumed:

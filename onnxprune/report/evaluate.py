@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from onnxprune.bench.session import open_optimized
 from onnxprune.calibrate.batch import Batch
 from onnxprune.errors import ModelError
 from onnxprune.metrics.compare import LABELS, choose, class_axis
@@ -18,7 +19,6 @@ from onnxprune.metrics.data import EvalData
 from onnxprune.metrics.registry import Metric, Observed, Parts
 from onnxprune.metrics.score import Score
 from onnxprune.proof.session import first_line, open_session
-from onnxprune.report.latency import open_optimized
 
 Array = NDArray[Any]
 Watch = Callable[[Batch, Mapping[str, Array]], None]
@@ -159,7 +159,7 @@ def runs(
 
 def _open(model: Path | bytes | onnx.ModelProto, name: str) -> tuple[Any, object]:
     if not isinstance(model, onnx.ModelProto):
-        return open_optimized(model, name), None
+        return open_optimized(model, name, spin=False), None
     try:
         return open_session(model, optimize=True)
     except RuntimeError as error:

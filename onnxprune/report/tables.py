@@ -17,8 +17,8 @@ from onnxprune.groups.group import Frozen, Group, Groups
 from onnxprune.proof.oracle import Verification
 
 if TYPE_CHECKING:
+    from onnxprune.bench.timing import Times
     from onnxprune.report.evaluation import Evaluation
-    from onnxprune.report.latency import Latency
     from onnxprune.report.report import Report
 
 _REASONS = 5
@@ -45,9 +45,7 @@ class Note:
 # ---- prune ----
 
 
-def result_table(
-    report: Report, latency: tuple[Latency, Latency] | None = None, evaluation: Evaluation | None = None
-) -> Table:
+def result_table(report: Report, latency: tuple[Times, Times] | None = None, evaluation: Evaluation | None = None) -> Table:
     """Before, after and change of everything that was measured."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from onnxprune.errors import UsageError
 
@@ -52,7 +54,12 @@ class Providers:
             options = ort.SessionOptions()
             options.log_severity_level = 4
         given = [(name, dict(held)) for name, held in self.chosen]
-        session = ort.InferenceSession(model, options, providers=given, disabled_optimizers=list(disabled))
+        if any(name not in ort.get_available_providers() for name, _ in given if name in _plugged()):
+            for name, held in given:
+                options.add_provider_for_devices(_devices(name, held.pop("device", "")), held)
+            session = ort.InferenceSession(model, options, disabled_optimizers=list(disabled))
+        else:
+            session = ort.InferenceSession(model, options, providers=given, disabled_optimizers=list(disabled))
         running = session.get_providers()
         for name, _ in self.chosen:
             if name not in running:
@@ -66,15 +73,74 @@ class Providers:
 CPU = Providers()
 
 
+def load_libraries(paths: Sequence[str | os.PathLike[str]]) -> None:
+    """Makes providers of plug-in libraries known to this process, under the names that they give themselves.
+
+    Raises:
+        UsageError: a file is no such library, offers no device on this machine, or ONNX Runtime is older than 1.22.
+    """
+    import onnxruntime as ort
+
+    if paths and not hasattr(ort, "register_execution_provider_library"):
+        raise UsageError(f"provider libraries need ONNX Runtime 1.22 or later; this one is {ort.__version__}")
+    for path in paths:
+        found = os.path.realpath(path)
+        if found in _LOADED:
+            continue
+        before = {d.ep_name for d in ort.get_ep_devices()}
+        if not Path(found).is_file():
+            raise UsageError(f"{path}: no such provider library; check the path")
+        try:
+            ort.register_execution_provider_library(found, found)
+        except Exception as error:
+            reason = " ".join(str(error).split())
+            raise UsageError(f"{path}: ONNX Runtime can't load it as a provider library ({reason})") from error
+        if {d.ep_name for d in ort.get_ep_devices()} == before:
+            ort.unregister_execution_provider_library(found)
+            raise UsageError(f"{path}: the provider library finds no device on this machine that it can use")
+        _LOADED.add(found)
+
+
+_LOADED: set[str] = set()
+
+
+def available() -> list[str]:
+    """ONNX Runtime's names of its providers, those of loaded libraries among them."""
+    import onnxruntime as ort
+
+    return list(dict.fromkeys([*ort.get_available_providers(), *_plugged()]))
+
+
+def _plugged() -> list[str]:
+    """Names of providers that come from libraries, or that can be opened by device."""
+    import onnxruntime as ort
+
+    return list(dict.fromkeys(d.ep_name for d in ort.get_ep_devices())) if _LOADED else []
+
+
+def _devices(name: str, kind: str) -> list[Any]:
+    """The first device of a provider, of the kind that is asked for: `cpu`, `gpu` or `npu`.
+
+    Raises:
+        UsageError: there is none.
+    """
+    import onnxruntime as ort
+
+    all_of = [d for d in ort.get_ep_devices() if d.ep_name == name]
+    found = [d for d in all_of if not kind or d.device.type.name.lower() == kind.lower()]
+    if not found:
+        kinds = ", ".join(sorted({d.device.type.name.lower() for d in all_of})) or "none"
+        raise UsageError(f"execution provider {short(name)!r} has no device {kind!r}; it has {kinds}")
+    return found[:1]
+
+
 def parse_providers(texts: Sequence[str]) -> Providers:
     """Providers by their names in any case, with or without `ExecutionProvider`: `cpu`, `cuda:device_id=1,NAME=VALUE`.
 
     Raises:
         UsageError: one is not part of this ONNX Runtime, or an option has no value.
     """
-    import onnxruntime as ort
-
-    there = {short(name): name for name in ort.get_available_providers()}
+    there = {short(name): name for name in available()}
     chosen = []
     for text in texts:
         name, _, rest = text.partition(":")

@@ -3,11 +3,11 @@
 import io
 
 import pytest
+from onnxprune.report.latency import Latency
 from rich.console import Console
 
 from onnxprune.groups.group import Frozen
 from onnxprune.proof.oracle import Verification
-from onnxprune.report.latency import Latency
 from onnxprune.report.report import GroupRow, PutBack, Report
 from onnxprune.report.tables import (
     frozen_reasons,

@@ -5,10 +5,10 @@ import onnx
 import onnx.parser
 import pytest
 from onnx import numpy_helper
+from onnxprune.report.latency import Latency, latency, single_input
 
 from onnxprune.errors import ModelError
 from onnxprune.report import latency as module
-from onnxprune.report.latency import Latency, latency, single_input
 
 
 def chain(length: int) -> bytes:
