@@ -151,10 +151,11 @@ def prune(
         typer.Option(metavar="NAME", help="Execution provider: cpu, cuda:device_id=1. Repeatable.", rich_help_panel=_DATA),
     ] = None,
     threads: Annotated[
-        int, typer.Option(metavar="N", min=0, help="Threads that latency is for; 0: ORT's own choice.", rich_help_panel=_CHECKS)
+        int,
+        typer.Option(metavar="N", min=0, help="Threads for a latency target; 0: ORT's own choice.", rich_help_panel=_CHECKS),
     ] = 0,
     batch: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Samples of a run that latency is for.", rich_help_panel=_CHECKS)
+        int, typer.Option(metavar="N", min=1, help="Samples of a run, for a latency target.", rich_help_panel=_CHECKS)
     ] = 1,
     latency_cache: Annotated[
         Path | None,

@@ -54,4 +54,4 @@ def latency_cost(
         check_batch(prepared.model, timing.batch, feeds, shapes)
     sampler = Sampler(prepared, groups, choices, feeds, runtime, Store(timing.folder, runtime))
     table = build_table(sampler, axes, progress or (lambda stage, share: None), seed=seed)
-    return Latency(table, axes, Comparison(prepared.model, feeds, runtime))
+    return Latency(table, axes, Comparison(prepared.model, feeds, runtime), timing)

@@ -9,8 +9,11 @@ from numpy.typing import NDArray
 from onnxprune.budget.axes import Axes
 from onnxprune.budget.costs import Levels, Widths
 from onnxprune.groups.classes import Mask
+from onnxprune.latency.figures import LatencyFigures
 from onnxprune.latency.measure import Comparison
 from onnxprune.latency.table import Table
+from onnxprune.latency.timing import Timing
+from onnxprune.statistics.providers import short
 
 Floats = NDArray[np.float64]
 
@@ -22,14 +25,15 @@ class Latency:
         table: fitted.
         axes: that its lengths are of.
         comparison: of pruned models with the source.
+        timing: what was asked for.
     """
 
     name = "latency"
     unit = "ms"
     tolerance = 0.03
 
-    def __init__(self, table: Table, axes: Axes, comparison: Comparison) -> None:
-        self.of_table, self.comparison, self._axes = table, comparison, axes
+    def __init__(self, table: Table, axes: Axes, comparison: Comparison, timing: Timing) -> None:
+        self.of_table, self.comparison, self._axes, self._timing = table, comparison, axes, timing
         self._of_group: dict[str, list[int]] = {}
         for k, work in enumerate(table.works):
             for g in work.groups:
@@ -59,3 +63,31 @@ class Latency:
             ModelError: ONNX Runtime can't run it.
         """
         return self.comparison.share(model) * self.of_table.dense
+
+    def figures(self, widths: Widths, measured: float) -> LatencyFigures:
+        """What the table says about a result, and what was measured.
+
+        Args:
+            widths: of the result.
+            measured: what `measure` said about it.
+        """
+        table, runtime = self.of_table, self.comparison.runtime
+        modelled = self.total(widths)
+        return LatencyFigures(
+            table.dense,
+            modelled,
+            measured,
+            modelled / measured - 1,
+            table.check.samples,
+            table.check.error,
+            table.check.worst,
+            table.check.pieces,
+            len(set(table.kinds)),
+            table.untimed,
+            table.measured,
+            table.cache,
+            dict(table.steps),
+            short(runtime.providers.chosen[0][0]),
+            runtime.threads,
+            self._timing.batch,
+        )

@@ -22,13 +22,15 @@ def fit_piece(work: Floats, ms: Floats) -> Floats:
 
     Args:
         work: of each sample `(N, 5)`, as shares of the source's.
-        ms: measured `(N,)`.
+        ms: measured `(N,)`; without any, the piece takes no time.
 
     Source: Lawson & Hanson 1974, "Solving Least Squares Problems", chapter 23; errors are relative. A sample that was
     disturbed is far too slow, seldom too fast: it counts little, as its relative error is at most 1.
     """
     from scipy.optimize import nnls
 
+    if not len(ms):
+        return np.zeros(len(KINDS))
     scale = np.maximum(ms, _LEAST_MS)
     found, _ = nnls(work / scale[:, None], ms / scale)
     return np.asarray(found, np.float64)

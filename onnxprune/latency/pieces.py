@@ -138,7 +138,7 @@ def extract(model: ModelProto, piece: Piece, arrays: Arrays) -> ModelProto:
     nodes = [graph.node[k] for k in piece.all_nodes]
     needed = {n for node in nodes for n in reads(node)}
     ins = [_declared(n, arrays[n]) for n in piece.inputs]
-    outs = [_declared(n, arrays[n]) for n in piece.outputs if n in arrays]
+    outs = [_declared(n, arrays[n]) for n in piece.outputs]
     made = helper.make_graph(nodes, piece.name, ins, outs, [t for t in graph.initializer if t.name in needed])
     made.sparse_initializer.extend(t for t in graph.sparse_initializer if t.values.name in needed)
     result = ModelProto(ir_version=model.ir_version, graph=made)
@@ -207,4 +207,4 @@ def _content(tensor: TensorProto) -> bytes:
     held = TensorProto()
     held.CopyFrom(tensor)
     held.name = held.doc_string = ""
-    return head + held.SerializeToString(deterministic=True)
+    return head + bytes(held.SerializeToString(deterministic=True))

@@ -6,6 +6,7 @@ from piece to piece, which are what the pieces are fed. Pieces that are the same
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -27,7 +28,7 @@ from onnxprune.io.load import model_size
 from onnxprune.io.save import save_model
 from onnxprune.io.scratch import Scratch
 from onnxprune.latency.machine import Runtime
-from onnxprune.latency.pieces import cut_graph, extract, structure
+from onnxprune.latency.pieces import Piece, cut_graph, extract, structure
 from onnxprune.latency.store import Store
 from onnxprune.prepare.prepare import Prepared
 from onnxprune.proof.check import alive_after
@@ -50,8 +51,8 @@ class Sample:
     Attributes:
         gone: units that are gone, by group id.
         kinds: which of the source's pieces are the same, `(pieces,)`: equal pieces have equal numbers.
-        pieces: ms of each piece; those of one kind were measured once, at the widths of the first of them, the others are
-            nan.
+        pieces: ms of each piece; those of one kind were measured once, at the widths of the first of them; the others are
+            nan, and so are pieces that can't be run by themselves.
         whole: ms of the whole model.
         dense: ms of the source, measured in turn with it.
     """
@@ -132,13 +133,13 @@ class Sampler:
     def _measure(self, gones: Sequence[Mapping[str, int]]) -> list[dict[str, Any]]:
         models = [self.pruned(gone) for gone in gones]
         parts = [self._parts(model) for model in models]
-        keys = [[f"piece {structure(part.model)}" for part in own] for own in parts]
+        keys = [[self._name(part, piece) for part, piece in zip(own, self.pieces, strict=True)] for own in parts]
         kinds = [self.kinds if any(gone.values()) else _numbered(own) for gone, own in zip(gones, keys, strict=True)]
         first = [sorted(own.index(kind) for kind in set(own)) for own in kinds]
         wanted = {keys[n][k]: parts[n][k] for n, own in enumerate(first) for k in own}
-        wanted = {key: part for key, part in wanted.items() if self.store.get(key) is None}
-        times = self._time(models, wanted) if models else {}
-        for key in wanted:
+        missing = {key: part for key, part in wanted.items() if part is not None and self.store.get(key) is None}
+        times = self._time(models, missing) if models else {}
+        for key in missing.keys() & times.keys():
             self.store.put(key, max(times[key] - times[_EMPTY], 0.0))
         found = []
         dense = times.get(_DENSE, 0.0)
@@ -147,22 +148,31 @@ class Sampler:
             found.append({"kinds": kinds[n], "pieces": ms, "whole": times.get(f"{_WHOLE} {n}", dense), "dense": dense})
         return found
 
+    @staticmethod
+    def _name(part: _Part | None, piece: Piece) -> str:
+        """Key of a piece in the store."""
+        return f"piece {structure(part.model)}" if part else f"untimed {piece.name}"
+
     @property
     def kinds(self) -> Sequence[int]:
         """See `Sample`."""
         return self.at({}).kinds
 
-    def _parts(self, model: onnx.ModelProto) -> list[_Part]:
-        """The pieces of a model, ready to run."""
+    def _parts(self, model: onnx.ModelProto) -> list[_Part | None]:
+        """The pieces of a model, ready to run; None for one that can't be fed."""
         pieces = cut_graph(model.graph)
         if [p.name for p in pieces] != [p.name for p in self.pieces]:
             raise ModelError("the pruned model falls into other pieces than its source, so there is no latency to aim at")
         arrays = {**self.feeds, **_run(model, self.feeds, sorted({n for p in pieces for n in p.outputs}))}
-        return [_Part(extract(model, p, arrays), {n: arrays[n] for n in p.inputs}) for p in pieces]
+        return [_Part.of(model, piece, arrays) for piece in pieces]
 
     def _time(self, models: Sequence[onnx.ModelProto], parts: Mapping[str, _Part]) -> dict[str, float]:
-        """Milliseconds of each part, of each whole, of the source, and of what does nothing, by key."""
-        subjects: dict[str, Subject] = {key: self.session(part.model, part.feeds) for key, part in parts.items()}
+        """Milliseconds of each part that runs, of each whole, of the source, and of what does nothing, by key."""
+        subjects: dict[str, Subject] = {}
+        for key, part in parts.items():
+            with contextlib.suppress(ModelError):  # what runs as a part of the whole may not do so alone
+                subjects[key] = self.session(part.model, part.feeds)
+                subjects[key].burst(1)
         if self._dense is None:
             self._dense = self.session(self.prepared.model, self.feeds)
         subjects[_DENSE] = self._dense
@@ -193,6 +203,13 @@ class _Part:
     model: onnx.ModelProto
     feeds: Feeds
 
+    @classmethod
+    def of(cls, model: onnx.ModelProto, piece: Piece, values: Feeds) -> _Part | None:
+        """A piece of a model; None where a sequence or another thing that is no tensor goes in or out."""
+        if not all(isinstance(values.get(n), np.ndarray) for n in (*piece.inputs, *piece.outputs)):
+            return None
+        return cls(extract(model, piece, values), {n: values[n] for n in piece.inputs})
+
 
 def _numbered(keys: Sequence[str]) -> list[int]:
     """Equal numbers for equal keys, counted up."""
@@ -215,7 +232,7 @@ def _run(model: onnx.ModelProto, feeds: Feeds, names: Sequence[str]) -> Feeds:
 def _stored(model: onnx.ModelProto) -> bytes | Path:
     """As ONNX Runtime can load it: beyond 2 GiB from files."""
     if model_size(model) < _MOST_BYTES:
-        return model.SerializeToString()
+        return bytes(model.SerializeToString())
     path = _scratch().path / f"{structure(model)}.onnx"
     save_model(model, path)
     return path

@@ -54,6 +54,8 @@ class Table:
         steps: units between the widths of a group that pay, by group id.
         check: against the whole model.
         measured: samples that were measured now, not read.
+        untimed: pieces that can't be run by themselves.
+        cache: file of measured times; empty where they could not be kept.
     """
 
     grids: Sequence[Grid]
@@ -67,6 +69,8 @@ class Table:
     steps: dict[str, int] = field(default_factory=dict)
     check: Check = field(default_factory=lambda: Check(0, 0.0, 0.0, 0.0))
     measured: int = 0
+    untimed: int = 0
+    cache: str = ""
     _slower: dict[str, Mapping[int, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -136,7 +140,9 @@ class Table:
         for kind in dict.fromkeys(self.kinds):
             k = self.kinds.index(kind)
             work = np.array([self.works[k].at(s.gone) for s in samples])
-            self.coefficients[kind] = fit_piece(work, np.array([s.pieces[k] for s in samples]))
+            ms = np.array([s.pieces[k] for s in samples])
+            timed = np.isfinite(ms)
+            self.coefficients[kind] = fit_piece(work[timed], ms[timed])
 
     def _fit_penalties(self, close: Mapping[int, Sample]) -> None:
         """What widths between two multiples take, against what lies between the times of these."""
@@ -145,7 +151,7 @@ class Table:
         for offset in tried:
             for kind in dict.fromkeys(self.kinds):
                 k = self.kinds.index(kind)
-                if self._all_below(k, offset):
+                if self._all_below(k, offset) and np.isfinite([s.pieces[k] for s in close.values()]).all():
                     measured, expected = self._between(k, close[0], close[offset], close[LOWER])
                     self.penalties.add(self.operators[k], offset, measured, expected)
         self._slower = {name: self.penalties.factors(name, tried) for name in dict.fromkeys(self.operators)}
@@ -221,5 +227,7 @@ def build_table(sampler: Sampler, axes: Axes, progress: Progress, *, seed: int =
         progress("measuring latency", len(plan) / total)
         table.measured += sum(not sampler.known(gone) for gone in close.values())
         table.fit(far, dict(zip(close, sampler.together(list(close.values())), strict=True)))
+    table.untimed = int(np.isnan(far[0].pieces[[table.kinds.index(kind) for kind in table.kinds]]).sum())
+    table.cache = "" if sampler.store.path is None else str(sampler.store.path)
     progress("measuring latency", 1.0)
     return table

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import onnx
 
+from onnxprune.budget.choose import widths_of
 from onnxprune.budget.kinds import Setting
 from onnxprune.budget.reached import Trial
 from onnxprune.budget.targets import Target
@@ -14,12 +15,11 @@ from onnxprune.calibrate.batch import Samples
 from onnxprune.calibrate.rebatch import rebatch
 from onnxprune.errors import ModelError, NothingToPruneError
 from onnxprune.groups.classes import Mask
-from onnxprune.groups.group import Groups
 from onnxprune.io.journal import Journal
 from onnxprune.io.load import model_size, sha256_model
 from onnxprune.io.share import share_initializers
 from onnxprune.io.surgeon import import_graph
-from onnxprune.lossless.find import Lossless, edited, find_lossless, verify_lossless
+from onnxprune.lossless.find import edited, find_lossless, verify_lossless
 from onnxprune.pipeline.attempt import Attempt, Repair, nothing
 from onnxprune.pipeline.budget import Budget
 from onnxprune.pipeline.drop import Drop
@@ -27,18 +27,17 @@ from onnxprune.pipeline.evidence import Evidence, Needs, gather
 from onnxprune.pipeline.request import Request, read
 from onnxprune.pipeline.stages import Clock, Progress, analysed, part
 from onnxprune.plan.plan import Plan, make_plan
-from onnxprune.prepare.prepare import Prepared
 from onnxprune.proof.check import Checker, alive_after, default_tolerance
 from onnxprune.proof.oracle import Verification
 from onnxprune.recover.factors import match_zeros
-from onnxprune.recover.merge import Merging, merge_channels
+from onnxprune.recover.merge import merge_channels
 from onnxprune.recover.normalization import Home, at_home, brought_back
-from onnxprune.recover.reconstruct import Reconstruction, reconstruct
+from onnxprune.recover.reconstruct import reconstruct
 from onnxprune.report.effort import effort
 from onnxprune.report.fidelity import fidelity
 from onnxprune.report.losses import group_losses, input_axes
 from onnxprune.report.report import Report, count_params, rows, total_macs
-from onnxprune.select.allocate import Choice, Options, candidates, choose, ranked
+from onnxprune.select.allocate import Choice, candidates, choose, ranked
 from onnxprune.select.context import Scores
 from onnxprune.select.criteria import score
 from onnxprune.statistics.providers import parse_providers
@@ -341,6 +340,14 @@ class Pruning:
             report.losses = group_losses(repair.fits.fits, members, axes)
         if found.budget is not None:
             report.targets, report.unmet = found.budget.reached(repair.model, found.alive), found.budget.unmet
+            report.latency = next(
+                (
+                    found.budget.setting.latency.figures(widths_of(found.choices), row.after)
+                    for row in report.targets
+                    if row.quantity == "latency"
+                ),
+                None,
+            )
         self.clock("report")
         return report
 

@@ -10,6 +10,7 @@ import onnx_graphsurgeon as gs
 from onnxprune.budget.reached import Reached, Trial
 from onnxprune.groups.classes import Mask
 from onnxprune.groups.group import Frozen, Groups
+from onnxprune.latency.figures import LatencyFigures
 from onnxprune.proof.oracle import Verification
 from onnxprune.recover.fit import Fit, Merge
 from onnxprune.report.fidelity import Fidelity
@@ -73,6 +74,7 @@ class Report:
         gradients: how those that the criterion judges by were made; empty where it judges by others.
         targets: what was asked for and what the result has.
         trials: models that were evaluated for what a metric may lose.
+        latency: what was measured for a latency target; None without one.
         unmet: why the targets can't be met, where the closest model was asked for.
         resumed: what was taken over from an earlier run, and where it lies; empty where there was no folder for it.
     """
@@ -105,6 +107,7 @@ class Report:
     targets: list[Reached] = field(default_factory=list)
     trials: list[Trial] = field(default_factory=list)
     unmet: str = ""
+    latency: LatencyFigures | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""

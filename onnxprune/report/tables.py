@@ -82,6 +82,11 @@ def result_notes(report: Report, *, verbose: bool, width: bool) -> list[Note]:
     units, of = sum(g.removed for g in cut), sum(g.units for g in cut)
     notes = [Note("removed", f"{units:,} of {of:,} units in {plural(len(cut), 'group')}")] if cut else []
     notes += recovery_notes(report) + merge_notes(report)
+    from onnxprune.latency.figures import latency_notes
+
+    for row in report.targets:
+        if row.quantity == "latency" and report.latency is not None:
+            notes += latency_notes(report.latency, row.target, row.limit)
     notes.append(Note("MACs", f"of one run with {shapes_text(report.shapes)}"))
     notes += frozen_notes(report.frozen, verbose=verbose, width=width)
     notes += trouble_notes(report.unknown_ops, report.failures)
