@@ -44,7 +44,9 @@ AGREEING = ("resnet", "mobilenet", "vit_legacy", "gru")
 BARE = """
 import sys, time, pickle
 import numpy as np, onnxruntime as ort
-session = ort.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
+options = ort.SessionOptions()
+options.intra_op_num_threads = int(sys.argv[4])
+session = ort.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])
 feeds = pickle.load(open(sys.argv[2], "rb"))
 end = time.perf_counter() + 0.5
 while time.perf_counter() < end:
@@ -74,12 +76,14 @@ def chain(length: int, path: Path) -> Path:
     return path
 
 
-def verdicts(files: Sequence[Path], runs: int, tell: Callable[[str], None]) -> list[dict[str, Any]]:
-    """What the tool says of two files, each time anew, with the settings it has by default."""
+def verdicts(files: Sequence[Path], runs: int, threads: int, tell: Callable[[str], None]) -> list[dict[str, Any]]:
+    """What the tool says of two files, each time anew, with the settings it has by default but for the threads."""
     found = []
     for k in range(runs):
         start = time.monotonic()
-        configuration = onnxprune.benchmark(files, request=onnxprune.BenchRequest(seed=k)).configurations[0]
+        configuration = onnxprune.benchmark(
+            files, request=onnxprune.BenchRequest(threads=(threads,), seed=k)
+        ).configurations[0]
         first, other = configuration.measurements
         assert other.speedup is not None
         found.append(
@@ -95,7 +99,7 @@ def verdicts(files: Sequence[Path], runs: int, tell: Callable[[str], None]) -> l
     return found
 
 
-def against_a_bare_loop(file: Path, pairs: int, seconds: float = 1.0) -> dict[str, Any]:
+def against_a_bare_loop(file: Path, pairs: int, threads: int = 0, seconds: float = 1.0) -> dict[str, Any]:
     """Median latency of the harness by that of a bare loop, each in fresh processes that take turns."""
     import pickle
 
@@ -109,7 +113,7 @@ def against_a_bare_loop(file: Path, pairs: int, seconds: float = 1.0) -> dict[st
     with tempfile.TemporaryDirectory() as folder:
         feeds = Path(folder) / "feeds"
         feeds.write_bytes(pickle.dumps(made_up(model)))
-        order = Order(str(file), file.stem, [("CPUExecutionProvider", {})], [], 0, None, str(feeds))
+        order = Order(str(file), file.stem, [("CPUExecutionProvider", {})], [], threads, None, str(feeds))
 
         def by_harness() -> None:
             with ModelProcess(order) as process:
@@ -118,7 +122,7 @@ def against_a_bare_loop(file: Path, pairs: int, seconds: float = 1.0) -> dict[st
                 harness.append(interleave({"m": process}, Effort(seconds, 5))["m"].p50)
 
         def by_hand() -> None:
-            command = [sys.executable, "-c", BARE, str(file), str(feeds), str(seconds)]
+            command = [sys.executable, "-c", BARE, str(file), str(feeds), str(seconds), str(threads)]
             bare.append(float(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
 
         for k in range(pairs):
@@ -131,6 +135,8 @@ def against_a_bare_loop(file: Path, pairs: int, seconds: float = 1.0) -> dict[st
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=20, help="A/A runs; half as many with more work")
+    # Threads of one run wait for each other: on cores that others use too, that would measure the scheduler.
+    parser.add_argument("--threads", type=int, default=1, help="of the chain; 0 for ONNX Runtime's choice")
     parser.add_argument("--pairs", type=int, default=12, help="processes against a bare loop")
     parser.add_argument("-o", "--output", type=Path, default=ROOT / "benchmarks" / "results" / "bench_quality.json")
     given = parser.parse_args()
@@ -138,12 +144,12 @@ def main() -> None:
     def tell(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
-    found: dict[str, Any] = {"onnxprune": onnxprune.__version__, "environment": asdict(environment())}
+    found: dict[str, Any] = {"environment": asdict(environment()), "threads": given.threads}
     with tempfile.TemporaryDirectory() as folder:
         base, more = (chain(n, Path(folder) / f"chain{n}.onnx") for n in (LAYERS, MORE))
-        found["same"] = verdicts([base, base], given.runs, tell)
-        found["more"] = verdicts([base, more], (given.runs + 1) // 2, tell)
-        found["overhead"] = against_a_bare_loop(base, given.pairs)
+        found["same"] = verdicts([base, base], given.runs, given.threads, tell)
+        found["more"] = verdicts([base, more], (given.runs + 1) // 2, given.threads, tell)
+        found["overhead"] = against_a_bare_loop(base, given.pairs, given.threads)
     found["agreement"] = [against_a_bare_loop(ROOT / "models" / f"{name}.onnx", given.pairs) for name in AGREEING]
     same = sum(r["verdict"] == NO_DIFFERENCE for r in found["same"])
     slower = sum(r["verdict"] == "slower" for r in found["more"])

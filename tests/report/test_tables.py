@@ -2,10 +2,11 @@
 
 import io
 
+import numpy as np
 import pytest
-from onnxprune.report.latency import Latency
 from rich.console import Console
 
+from onnxprune.bench.timing import Times
 from onnxprune.groups.group import Frozen
 from onnxprune.proof.oracle import Verification
 from onnxprune.report.report import GroupRow, PutBack, Report
@@ -49,7 +50,7 @@ def report() -> Report:
 
 
 def test_the_table_has_a_row_for_everything_measured(report):
-    lines = render(result_table(report, (Latency([2.0]), Latency([1.0]))))
+    lines = render(result_table(report, (Times((np.array([2.0]),)), Times((np.array([1.0]),)))))
     cells = [line.split() for line in lines]
     assert ["size", "98.0", "MB", "24.5", "MB", "-75.0", "%"] in cells
     assert ["parameters", "1,000,000", "250,000", "-75.0", "%"] in cells
@@ -58,7 +59,7 @@ def test_the_table_has_a_row_for_everything_measured(report):
 
 
 def test_slower_is_called_slower(report):
-    assert "1.50x slower" in "\n".join(render(result_table(report, (Latency([2.0]), Latency([3.0])))))
+    assert "1.50x slower" in "\n".join(render(result_table(report, (Times((np.array([2.0]),)), Times((np.array([3.0]),))))))
 
 
 def test_notes_tell_what_was_not_done(report):
