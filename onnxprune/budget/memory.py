@@ -158,4 +158,3 @@ def _read(node: gs.Node) -> list[str]:
     for body in node.subgraphs():
         names += [name for inner in body.nodes for name in _read(inner)]
     return names
-

@@ -50,34 +50,21 @@ class LatencyFigures:
     batch: int
 
 
-def latency_notes(found: LatencyFigures, target: str, limit: float) -> list[Note]:
-    """Target, measurement and model side by side, and how far the model is to be trusted.
-
-    Args:
-        found: of one pruning.
-        target: as it was asked for.
-        limit: ms.
-    """
+def latency_notes(found: LatencyFigures) -> list[Note]:
+    """What the table said about the result, and how far it is to be trusted."""
     from onnxprune.report.tables import Note, plural
 
-    share = found.measured_ms / found.dense_ms
     threads = plural(found.threads, "thread") if found.threads else "as many threads as ONNX Runtime takes"
-    off = found.measured_ms / limit - 1
-    first = (
-        f"{target}: {ms(found.measured_ms)} measured, {share:.1%} of {ms(found.dense_ms)}; {abs(off):.1%} "
-        f"{'above' if off > 0 else 'below'} the target, modelled {ms(found.modelled_ms)} ({found.error:+.1%})"
+    model = (
+        f"{found.modelled_ms:.4g} ms by the table ({found.error:+.1%}); it foretells the whole model within "
+        f"{found.median_error:.1%} (median) and {found.worst_error:.1%} (worst of {found.samples} widths)"
     )
-    where = "read from the cache" if not found.measured_now else f"{found.measured_now} measured now"
-    second = (
-        f"{plural(found.timed, 'distinct piece')} at {plural(found.samples, 'sample')} of widths ({where}); whole model "
-        f"foretold within {found.median_error:.1%} (median), {found.worst_error:.1%} (worst); {found.provider}, {threads}, batch {found.batch}"
+    where = f"{plural(found.measured_now, 'sample')} now" if found.measured_now else "read from the cache"
+    timed = (
+        f"{plural(found.timed, 'distinct piece')} of the model, {where}; result beside source in fresh processes; "
+        f"{found.provider}, {threads}, batch {found.batch}"
     )
-    notes = [Note("target", first), Note("timed", second)]
+    notes = [Note("modelled", model), Note("timed", timed)]
     if found.untimed:
         notes.append(Note("", f"{plural(found.untimed, 'piece')} can't be timed alone: widths are chosen without them"))
     return notes
-
-
-def ms(value: float) -> str:
-    """Three digits."""
-    return f"{value:.3g} ms" if value < 100 else f"{value:.0f} ms"

@@ -8,6 +8,7 @@ from dataclasses import replace
 import onnx
 
 from onnxprune.budget.choose import widths_of
+from onnxprune.budget.curves import SHARES
 from onnxprune.budget.kinds import Setting
 from onnxprune.budget.reached import Trial
 from onnxprune.budget.targets import Target
@@ -23,7 +24,7 @@ from onnxprune.lossless.find import edited, find_lossless, verify_lossless
 from onnxprune.pipeline.attempt import Attempt, Repair, nothing
 from onnxprune.pipeline.budget import Budget
 from onnxprune.pipeline.drop import Drop
-from onnxprune.pipeline.evidence import Evidence, Needs, gather
+from onnxprune.pipeline.evidence import Evidence, Needs, gather, measured_curves
 from onnxprune.pipeline.request import Request, read
 from onnxprune.pipeline.stages import Clock, Progress, analysed, part
 from onnxprune.plan.plan import Plan, make_plan
@@ -41,6 +42,8 @@ from onnxprune.select.allocate import Choice, candidates, choose, ranked
 from onnxprune.select.context import Scores
 from onnxprune.select.criteria import score
 from onnxprune.statistics.providers import parse_providers
+from onnxprune.statistics.removal import SAMPLES as REMOVED
+from onnxprune.statistics.sensitivity import SAMPLES
 from onnxprune.statistics.stream import at_hand
 from onnxprune.surgery.apply import apply_alive
 
@@ -74,8 +77,7 @@ class Pruning:
         self.samples = self._read()
         self.home = self._home()
         self.reference = self.prepared if self.home is None else replace(self.prepared, model=self.home.model)
-        ranked_together = self.options.ranking in ("global", "knapsack")
-        self.needs = Needs.of(self.options.criterion, merge=request.merge, ranked=ranked_together)
+        self.needs = Needs.of(self.options.criterion, merge=request.merge, ranking=self.options.ranking)
         self.shares = self._bounds()
         self.proven = find_lossless(self.prepared, self.groups) if request.lossless else None
         self.traced = self.prepared
@@ -105,10 +107,23 @@ class Pruning:
         return result
 
     def scores(self) -> Scores:
-        """Importances of all units, with loss curves where the criterion knows them. Measured once, for any number of attempts."""
+        """Importances of all units, and loss curves where the criterion knows them; they serve any number of attempts."""
         self.evidence = self._gather()
         self.tell("select", self.shares["select"][0])
         scores = score(self.evidence.context(self.groups, self.request.seed), self.options.criterion)
+        if self.needs.removals and self.samples is not None:
+            scores.curves |= measured_curves(
+                self.reference,
+                self.groups,
+                self.samples,
+                self.evidence,
+                ranked(self.groups, self.options, scores),
+                scores.curves,
+                providers=self.providers,
+                journal=self.journal,
+                progress=part(self.tell, self.shares["sensitivity"]),
+            )
+            self.clock("sensitivity")
         if not self.request.merge:
             self.evidence.expected = None  # covariances are large
         return scores
@@ -197,7 +212,7 @@ class Pruning:
             self.samples,
             statistics=self.needs.statistics,
             gradients=self.needs.gradients,
-            sensitivity=self.needs.sensitivity,
+            passes=SAMPLES * self.needs.sensitivity + REMOVED * len(SHARES) * self.needs.removals,
             reconstruction=self.request.fits,
             table=timed,
         )
