@@ -24,7 +24,7 @@ COARSE = 12
 """The most samples far apart."""
 _LARGEST = 64
 _LEAST = 0.125  # share of a width
-_FEWEST_SLICES = 3  # a coarse step is at most this part of a group's width
+_PARTS = 2  # a group has at least so many coarse widths
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Grid:
     @classmethod
     def of(cls, group: Group) -> Grid:
         """The grid of a group."""
-        most = max(group.units * group.width // _FEWEST_SLICES, 1)
+        most = max(group.units * group.width // _PARTS, 1)
         return cls(group, min(1 << int(math.log2(most)), _LARGEST))
 
     @property
@@ -59,8 +59,12 @@ class Grid:
 
     @property
     def base(self) -> int:
-        """Where widths close by are tried: half of the group, or less of a wide one, for there a slice counts for more."""
-        return self.near(max(_LEAST, min(0.5, 2 * _LARGEST / (self.group.units * self.group.width))))
+        """Where widths close by are tried: half of the group, or less of a wide one, for there a slice counts for more.
+
+        It has a coarse width below, unless the group has one only.
+        """
+        share = max(_LEAST, min(0.5, 2 * _LARGEST / (self.group.units * self.group.width)))
+        return max(self.near(share), min(2 * self.units, self.group.units))
 
     def below(self, offset: int) -> int | None:
         """A width so many slices below the base; None where that is no width, or a multiple of more slices."""

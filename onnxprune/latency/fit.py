@@ -14,6 +14,8 @@ Floats = NDArray[np.float64]
 
 _LEAST_MS = 1e-4  # what a clock can tell
 _LOOSE = 0.3  # weight of "all parts alike" against one sample of the whole
+_USUAL = 0.05  # relative error beyond which a sample counts less
+_REWEIGHTINGS = 6
 _ANCHOR = 5.0  # weight of the source, with which everything is compared
 
 
@@ -45,21 +47,23 @@ def fit_whole(parts: Floats, whole: Floats) -> Floats:
     Args:
         parts: ms of each kind of work, summed over pieces `(N, 5)`; the first row is that of the source.
         whole: ms of the whole model `(N,)`.
+
+    Source: iteratively reweighted least squares for the loss `sqrt(1 + (error / usual)^2)` (Holland & Welsch 1977).
     """
-    from scipy.optimize import least_squares
+    from scipy.optimize import nnls
 
-    alike = float(np.median(whole / np.maximum(parts.sum(axis=1), _LEAST_MS)))
-    share = parts.mean(axis=0) / max(parts.sum(axis=1).mean(), _LEAST_MS)
-
+    sums = np.maximum(parts.sum(axis=1), _LEAST_MS)
+    alike = float(np.median(whole / sums))
+    tied = _LOOSE * parts.mean(axis=0) / sums.mean()
+    relative = parts / whole[:, None]
     weights = np.ones(len(whole))
     weights[0] = _ANCHOR
-
-    def errors(factors: Floats) -> Floats:
-        return np.concatenate([weights * (parts @ factors / whole - 1), _LOOSE * share * (factors / alike - 1)])
-
-    start = np.full(len(KINDS), alike)
-    found = least_squares(errors, start, bounds=(0, np.inf), loss="soft_l1", f_scale=0.05)
-    return np.asarray(found.x * (whole[0] / (parts[0] @ found.x)), np.float64)
+    found = np.full(len(KINDS), alike)
+    for _ in range(_REWEIGHTINGS):
+        errors = relative @ found - 1
+        trust = weights / (1 + (errors / _USUAL) ** 2) ** 0.25
+        found, _ = nnls(np.vstack([relative * trust[:, None], np.diag(tied / alike)]), np.concatenate([trust, tied]))
+    return np.asarray(found * (whole[0] / (parts[0] @ found)), np.float64)
 
 
 def left_out_errors(parts: Floats, whole: Floats) -> Floats:

@@ -80,7 +80,7 @@ class Store:
         for line in lines:
             try:
                 record = json.loads(line)
-                if "key" in record:
+                if "machine" not in record:
                     held[str(record["key"])] = _checked(record["value"])
             except (ValueError, TypeError, KeyError):
                 damaged += 1

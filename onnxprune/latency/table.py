@@ -126,10 +126,15 @@ class Table:
         parts = np.array([self.parts(s.gone) for s in every])
         whole = np.array([s.whole / s.dense * self.dense for s in every])
         self.factors = fit_whole(parts, whole)
-        errors = np.abs(left_out_errors(parts, whole)) if len(every) > 2 else np.zeros(len(every))
-        alone = float(self.parts({}).sum())
-        self.check = Check(len(every), float(np.median(errors)), float(errors.max()), alone / self.dense)
         self.steps = {g.group.id: self._step(g) for g in self.grids}
+
+    def checked(self, samples: Sequence[Sample]) -> Check:
+        """How well the whole model is foretold at widths that are left out of the fit."""
+        parts = np.array([self.parts(s.gone) for s in samples])
+        whole = np.array([s.whole / s.dense * self.dense for s in samples])
+        errors = np.abs(left_out_errors(parts, whole)) if len(samples) > 2 else np.zeros(1)
+        alone = float(self.parts({}).sum())
+        return Check(len(samples), float(np.median(errors)), float(errors.max()), alone / self.dense)
 
     def foretold(self, sample: Sample) -> float:
         """Relative error of what the table says about a sample."""
@@ -219,14 +224,18 @@ def build_table(sampler: Sampler, axes: Axes, progress: Progress, *, seed: int =
         far.append(sample(k, gone))
         if len(far) > _FEWEST:
             foreseen = foreseen + 1 if table.foretold(far[-1]) < _FORESEEN else 0
-        table.fit(far, {})
         if foreseen >= _IN_A_ROW:
             break
-    close = close_by(grids)
-    if len(close) > 2:
+        if len(far) >= _FEWEST:
+            table.fit(far, {})
+    close: dict[int, Sample] = {}
+    widths = close_by(grids)
+    if len(widths) > 2:
         progress("measuring latency", len(plan) / total)
-        table.measured += sum(not sampler.known(gone) for gone in close.values())
-        table.fit(far, dict(zip(close, sampler.together(list(close.values())), strict=True)))
+        table.measured += sum(not sampler.known(gone) for gone in widths.values())
+        close = dict(zip(widths, sampler.together(list(widths.values())), strict=True))
+    table.fit(far, close)
+    table.check = table.checked([*far, *close.values()])
     table.untimed = int(np.isnan(far[0].pieces[[table.kinds.index(kind) for kind in table.kinds]]).sum())
     table.cache = "" if sampler.store.path is None else str(sampler.store.path)
     progress("measuring latency", 1.0)

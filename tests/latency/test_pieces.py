@@ -31,8 +31,7 @@ def values_of(model: onnx.ModelProto, feeds: dict[str, Any], names: list[str]) -
     return {**feeds, **dict(zip(names, run(opened, feeds, names), strict=True))}
 
 
-@pytest.mark.parametrize("name", ["mobilenet", "vit_dynamo", "gru", "unet"])
-@pytest.mark.parametrize("ratio", [0.0, 0.5])
+@pytest.mark.parametrize(("name", "ratio"), [("unet", 0.0), ("unet", 0.5), ("gru", 0.5), ("vit_dynamo", 0.5)])
 def test_pieces_compute_what_the_whole_does(name: str, ratio: float) -> None:
     prepared, groups = analysed(load_model(MODELS / f"{name}.onnx"), width=False, shapes=None)
     alive = alive_after(groups, allocate(groups, Options(ratio=ratio)))
