@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -284,11 +285,14 @@ def positions_of_each(channels: int, samples: Samples, groups: int = 1, outputs:
     return max(-(-int(rows) // max(samples.count, 1)), 1)
 
 
+@lru_cache(64)
 def spread(total: int, limit: int) -> Array:
     """At most `limit` of `total` positions, the same for every sample."""
-    if total <= limit:
-        return np.arange(total)
-    return np.sort(np.random.default_rng(total).permutation(total)[:limit])
+    chosen = np.arange(total)
+    if total > limit:
+        chosen = np.sort(np.random.default_rng(total).permutation(total)[:limit])
+    chosen.flags.writeable = False
+    return chosen
 
 
 def counted_rows(batch: Batch, mask: str | None, tensor: Array, chosen: Array, form: Form) -> NDArray[np.bool_]:
