@@ -53,8 +53,8 @@ def made_up(model: onnx.ModelProto, batch: int = 1, shapes: Shapes | None = None
 
 def taken_from(
     data: Any, model: onnx.ModelProto, batch: int, preprocess: Any = None, shapes: Shapes | None = None
-) -> Arrays:
-    """The first samples of data, as one batch.
+) -> tuple[Arrays, str]:
+    """The first samples of data, as one batch, and where they come from in words.
 
     Args:
         data: in any form that `onnxprune.calibrate.read.read_samples` knows.
@@ -73,7 +73,19 @@ def taken_from(
     first = found.batches[0]
     if first.count < batch:
         raise UsageError(f"--batch {batch}: there are only {first.count} samples of one shape in {found.origin}")
-    return dict(first.feeds)
+    return dict(first.feeds), found.origin
+
+
+def natural_batch(model: onnx.ModelProto, shapes: Shapes | None = None) -> int:
+    """Samples of a run where nobody says: what the model or a given shape fixes, else one."""
+    from onnxprune.calibrate.signature import signature
+    from onnxprune.shapes.dims import graph_inputs
+
+    wanted = signature(model) if graph_inputs(model) else None
+    if wanted is None or not wanted.batched:
+        return 1
+    given = {tuple(shapes[i.name])[:1] for i in wanted.inputs if i.name in shapes} if shapes else set()
+    return wanted.batch or (max(given)[0] if len(given) == 1 and () not in given else 1)
 
 
 def check_batch(model: onnx.ModelProto, batch: int, feeds: Arrays, shapes: Shapes | None) -> None:

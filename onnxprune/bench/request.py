@@ -27,7 +27,7 @@ class BenchRequest:
 
     Attributes:
         providers: one configuration each; several in order of preference are joined by `+`.
-        batch: samples of a run, one configuration each.
+        batch: samples of a run, one configuration each; empty for what the model fixes, or else one.
         threads: of one operator, one configuration each; 0 leaves it to ONNX Runtime.
         data: samples that inputs are taken from; None for made-up ones.
         preprocess: for images.
@@ -45,7 +45,7 @@ class BenchRequest:
     """
 
     providers: Sequence[str] = ("cpu",)
-    batch: Sequence[int] = (1,)
+    batch: Sequence[int] = ()
     threads: Sequence[int] = (0,)
     data: Any = None
     preprocess: Preprocess | None = None
@@ -62,9 +62,9 @@ class BenchRequest:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not self.providers or not self.batch or not self.threads:
-            raise UsageError("a benchmark needs at least one provider, one batch and one number of threads")
-        if min(self.batch) < 1 or min(self.threads) < 0:
+        if not self.providers or not self.threads:
+            raise UsageError("a benchmark needs at least one provider and one number of threads")
+        if min(self.batch, default=1) < 1 or min(self.threads) < 0:
             raise UsageError("a batch has at least one sample; threads are a number from 0 (ONNX Runtime's choice) on")
         if self.processes < FEWEST_PROCESSES:
             raise UsageError(

@@ -24,7 +24,7 @@ import onnx
 from onnxprune.bench.assignment import NodeTimes, check_assignment, fallen_back, read_profile
 from onnxprune.bench.environment import environment
 from onnxprune.bench.figures import count_model_macs, count_nodes, count_parameters
-from onnxprune.bench.inputs import Arrays, check_batch, fitted, made_up, taken_from
+from onnxprune.bench.inputs import Arrays, check_batch, fitted, made_up, natural_batch, taken_from
 from onnxprune.bench.noise import Usage, Watch, noise
 from onnxprune.bench.process import ModelProcess
 from onnxprune.bench.profile import side_by_side
@@ -88,7 +88,8 @@ def benchmark(
     machine = environment()
     with tempfile.TemporaryDirectory(prefix="onnxprune-bench-") as folder:
         loaded = [_load(m, name, Path(folder)) for m, name in zip(models, names_of(models), strict=True)]
-        wanted = [(text, batch, threads) for text in providers for batch in request.batch for threads in request.threads]
+        batches = request.batch or (natural_batch(loaded[0].model, request.shapes),)
+        wanted = [(text, batch, threads) for text in providers for batch in batches for threads in request.threads]
         found = []
         for k, (text, batch, threads) in enumerate(wanted):
             part = _part(tell, k / len(wanted), (k + 1) / len(wanted))
@@ -139,7 +140,7 @@ class _Run:
     ) -> None:
         self.request, self.models, self.text, self.providers = request, models, text, providers
         self.batch, self.threads, self.folder, self.tell = batch, threads, folder, tell
-        self.feeds = self._feeds()
+        self.feeds, self.origin = self._feeds()
         self.orders = {m.name: self._order(m, k) for k, m in enumerate(models)}
         self.runs: dict[str, list[ProcessRun]] = {m.name: [] for m in models}
         self.transfers: dict[str, list[tuple[float, float]]] = {m.name: [] for m in models}
@@ -155,21 +156,21 @@ class _Run:
             self.batch,
             self.threads,
             shapes,
-            "made up" if self.request.data is None else str(self.request.data),
+            self.origin,
             self.request.device(self.providers) is not None,
             tuple(self._measurement(k, profiles.get(m.name)) for k, m in enumerate(self.models)),
             tuple(noise(usage, times)),
             side_by_side(profiles) if self.request.profile else None,
         )
 
-    def _feeds(self) -> list[Arrays]:
+    def _feeds(self) -> tuple[list[Arrays], str]:
         first, request = self.models[0].model, self.request
         if request.data is None:
-            feeds = made_up(first, self.batch, request.shapes, request.seed)
+            feeds, origin = made_up(first, self.batch, request.shapes, request.seed), "made up"
         else:
-            feeds = taken_from(request.data, first, self.batch, request.preprocess, request.shapes)
+            feeds, origin = taken_from(request.data, first, self.batch, request.preprocess, request.shapes)
         check_batch(first, self.batch, feeds, request.shapes)
-        return [fitted(feeds, m.model, m.name) for m in self.models]
+        return [fitted(feeds, m.model, m.name) for m in self.models], origin
 
     def _order(self, model: _Loaded, k: int) -> Order:
         path = self.folder / f"inputs-{k}"

@@ -43,7 +43,7 @@ class BenchCommand(TyperCommand):
 def bench(
     context: typer.Context,
     models: Annotated[
-        list[Path], typer.Argument(metavar="MODEL...", help="Models; the first is compared with.", show_default=False)
+        list[Path], typer.Argument(metavar="MODEL", help="Models; the first is compared with.", show_default=False)
     ],
     providers: Annotated[
         list[str] | None,
@@ -51,17 +51,20 @@ def bench(
             "--providers",
             "--provider",
             metavar="NAME...",
-            help="Execution providers: cpu cuda:device_id=0,... tensorrt+cuda; + joins those that share a model. [cpu]",
+            help="Providers: cpu cuda:device_id=0,... tensorrt+cuda; + joins those that share a model; default cpu.",
             show_default=False,
         ),
     ] = None,
     libraries: Annotated[
-        list[Path] | None, typer.Option("--library", metavar="PATH", help="Library of a plug-in provider. Repeatable.")
+        list[Path] | None,
+        typer.Option("--library", metavar="PATH", help="Of a plug-in provider; takes device=gpu|npu|cpu too. Repeatable."),
     ] = None,
     allow_fallback: Annotated[
         bool, typer.Option("--allow-fallback", help="Nodes may run on providers that were not asked for.")
     ] = False,
-    batch: Annotated[str, typer.Option(metavar="N,N,...", help="Samples of a run.")] = "1",
+    batch: Annotated[
+        str | None, typer.Option(metavar="N,N,...", help="Samples of a run; default 1.", show_default=False)
+    ] = None,
     threads: Annotated[str, typer.Option(metavar="N,N,...", help="Threads of an operator; 0: as ORT chooses.")] = "0",
     data: Annotated[
         str | None, typer.Option(metavar="PATH", help="Inputs from npz, folder, or file.py:function; else made up.")
@@ -74,7 +77,7 @@ def bench(
     ] = 10,
     seconds: Annotated[
         float,
-        typer.Option(metavar="S", min=0, help="After S seconds, no more processes than these.", rich_help_panel=_MEASURE),
+        typer.Option(metavar="S", min=0, help="After S seconds start no more than needed.", rich_help_panel=_MEASURE),
     ] = 60.0,
     precision: Annotated[
         float,
@@ -85,7 +88,7 @@ def bench(
         bool | None,
         typer.Option(
             "--io-binding/--no-io-binding",
-            help="Tensors stay on the device; transfers are timed apart. [devices only]",
+            help="Tensors stay on the device; transfers are timed apart. Default: where the provider has one.",
             show_default=False,
             rich_help_panel=_MEASURE,
         ),
@@ -125,7 +128,7 @@ def bench(
 
     request = BenchRequest(
         providers=tuple(providers or ["cpu"]),
-        batch=_numbers("--batch", batch, 1),
+        batch=_numbers("--batch", batch, 1) if batch is not None else (),
         threads=_numbers("--threads", threads, 0),
         data=data,
         preprocess=parse_preprocess(preprocess) if preprocess else None,

@@ -15,6 +15,7 @@ import onnxprune
 from onnxprune.bench import run as module
 from onnxprune.bench.assignment import NodeTime, NodeTimes
 from onnxprune.bench.export import to_csv
+from onnxprune.bench.inputs import natural_batch
 from onnxprune.bench.noise import Usage, noise
 from onnxprune.bench.request import names_of
 from onnxprune.bench.result import schema
@@ -191,6 +192,14 @@ def test_what_can_not_be_done_is_said_first(options, message, files):
 def test_requests_that_make_no_sense(options):
     with pytest.raises(UsageError):
         onnxprune.BenchRequest(**options)
+
+
+@pytest.mark.parametrize(
+    ("dims", "shapes", "batch"), [("N, 3", {}, 1), ("4, 3", {}, 4), ("N, 3", {"z": (6, 3)}, 6), ("", {}, 1)]
+)
+def test_the_batch_that_nobody_names(dims, shapes, batch):
+    text = f'<ir_version: 8, opset_import: ["" : 17]> m (float[{dims}] z) => (float[{dims}] y) {{ y = Relu (z) }}'
+    assert natural_batch(onnx.parser.parse_model(text), shapes) == batch
 
 
 def test_names_are_short_and_different():
