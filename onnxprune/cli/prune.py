@@ -228,7 +228,8 @@ def prune(
     given = [Path(p) for p in (evaluation, labels) if p]
     values.check_outputs([source, *given], [output, plan_out, report_out])
     by_weights = data is None and (lossless or reconstruct == "none" or (merge and reconstruct is None))
-    if by_weights and (resume is not None or provider):
+    timed = any(t.quantity == "latency" for t in targets)
+    if by_weights and (resume is not None or (provider and not timed)):
         raise UsageError("--resume and --provider are about samples, and this goes by weights alone: give --data PATH")
     if (preprocess or mask) and data is None and evaluation is None:
         raise UsageError("--preprocess and --mask need samples: give --data PATH or --eval PATH")
@@ -239,7 +240,7 @@ def prune(
         raise UsageError(f"--lossless decides by itself what goes: leave out {others}")
     if evaluation is None and any(t.quantity == "drop" for t in targets):
         raise UsageError("--target drop is about a metric: give --eval PATH")
-    if (threads or batch != 1 or latency_cache) and all(t.quantity != "latency" for t in targets):
+    if (threads or batch != 1 or latency_cache) and not timed:
         raise UsageError("--threads, --batch and --latency-cache are about a latency target: give --target latency=N")
     if closest and not targets:
         raise UsageError("--closest is about a target: give --target")
