@@ -15,6 +15,7 @@ from onnxprune.errors import PlanError, UsageError, VerificationError
 from onnxprune.groups.classes import Mask
 from onnxprune.groups.group import Groups
 from onnxprune.io.load import load_model, sha256_model
+from onnxprune.latency.timing import Timing
 from onnxprune.metrics.data import EvalData, load_data
 from onnxprune.metrics.score import Score
 from onnxprune.pipeline.drop import Scorer
@@ -80,6 +81,7 @@ def prune(
     memory: int = 2 << 30,
     providers: Sequence[str] = (),
     resume: str | os.PathLike[str] | None = None,
+    timing: Timing | None = None,
     shapes: Mapping[str, Sequence[int]] | None = None,
     check: bool = True,
     seed: int = 0,
@@ -128,6 +130,8 @@ def prune(
             `cuda:device_id=1`; the CPU where none is given.
         resume: folder for finished statistics and fits. A second call with the same inputs and the same folder goes on from
             there, with the same result; what other calls left there is not looked at.
+        timing: threads, batch and cache folder for a latency target; one sample with ONNX Runtime's own number of threads
+            where not given.
         shapes: concrete shapes of inputs with symbolic dimensions; chosen where not given.
         check: verify with random inputs, and put back groups that fail.
         seed: of the random inputs.
@@ -176,6 +180,7 @@ def prune(
         seed,
         closest,
         None if evaluation is None else _scorer(source, evaluation, metric),
+        timing or Timing(),
     )
     result = PruneResult(*Pruning(source, request, tell, clock).run())
     return _simplified(result, request, clock) if simplify else result

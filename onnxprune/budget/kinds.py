@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import onnx
 
@@ -14,8 +15,12 @@ from onnxprune.budget.counted import macs, params, size
 from onnxprune.budget.memory import Memory
 from onnxprune.errors import UsageError
 from onnxprune.groups.group import Groups
+from onnxprune.latency.timing import Timing
 from onnxprune.prepare.prepare import Prepared
 from onnxprune.select.allocate import Choice
+
+if TYPE_CHECKING:
+    from onnxprune.latency.cost import Latency
 
 
 @dataclass
@@ -28,6 +33,9 @@ class Setting:
         groups: its analysis.
         choices: groups that compete, with the scores that say in which order their units go.
         providers: execution providers, as the user named them.
+        timing: how the model will be run, for latency.
+        shapes: of inputs that the model leaves open.
+        tell: progress of measurements.
     """
 
     source: onnx.ModelProto
@@ -35,6 +43,9 @@ class Setting:
     groups: Groups
     choices: Sequence[Choice]
     providers: Sequence[str] = ()
+    timing: Timing = field(default_factory=Timing)
+    shapes: Mapping[str, Sequence[int]] | None = None
+    tell: Callable[[str, float], None] | None = None
     _made: dict[str, Cost] = field(default_factory=dict)
 
     @cached_property
@@ -61,4 +72,26 @@ class Setting:
             return size(self.groups, self.axes, self.source)
         if quantity == "memory":
             return Memory(self.groups, self.axes)
-        raise UsageError(f"there is no table of {quantity} to spend; macs, params, size and memory are counted")
+        if quantity == "latency":
+            return self.latency
+        raise UsageError(f"there is no table of {quantity} to spend; macs, params, size, memory and latency have one")
+
+    @cached_property
+    def latency(self) -> Latency:
+        """Latency, measured where it was not before."""
+        from onnxprune.latency.build import latency_cost
+
+        return latency_cost(
+            self.prepared,
+            self.groups,
+            self.choices,
+            self.axes,
+            self.timing,
+            providers=self.providers,
+            shapes=self.shapes,
+            progress=self.tell,
+        )
+
+    def steps(self, quantities: Iterable[str]) -> Mapping[str, int]:
+        """By group id, units between the widths that pay in these quantities; empty where all widths do."""
+        return self.latency.of_table.steps if "latency" in quantities else {}

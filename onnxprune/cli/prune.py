@@ -156,6 +156,22 @@ def prune(
         list[str] | None,
         typer.Option(metavar="NAME", help="Execution provider: cpu, cuda:device_id=1. Repeatable.", rich_help_panel=_DATA),
     ] = None,
+    threads: Annotated[
+        int,
+        typer.Option(metavar="N", min=0, help="Threads for a latency target; 0: ORT's own choice.", rich_help_panel=_CHECKS),
+    ] = 0,
+    batch: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Samples of a run, for a latency target.", rich_help_panel=_CHECKS)
+    ] = 1,
+    latency_cache: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Keep measured times here; the user's cache folder unless given.",
+            rich_help_panel=_CHECKS,
+            show_default=False,
+        ),
+    ] = None,
     resume: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Keep finished fits here; go on from them.", rich_help_panel=_DATA),
@@ -208,6 +224,7 @@ def prune(
 ) -> None:
     """Prune a model, verify the result and measure it."""
     from onnxprune.budget.targets import read_targets
+    from onnxprune.latency.timing import Timing
 
     overall, by_glob = values.ratios(ratio or [])
     floors = values.floors(min_channels or [])
@@ -217,7 +234,8 @@ def prune(
     given = [Path(p) for p in (evaluation, labels) if p]
     values.check_outputs([source, *given], [output, plan_out, report_out])
     by_weights = data is None and (lossless or reconstruct == "none" or (merge and reconstruct is None))
-    if by_weights and (resume is not None or provider):
+    timed = any(t.quantity == "latency" for t in targets)
+    if by_weights and (resume is not None or (provider and not timed)):
         raise UsageError("--resume and --provider are about samples, and this goes by weights alone: give --data PATH")
     if (preprocess or mask) and data is None and evaluation is None:
         raise UsageError("--preprocess and --mask need samples: give --data PATH or --eval PATH")
@@ -228,6 +246,8 @@ def prune(
         raise UsageError(f"--lossless decides by itself what goes: leave out {others}")
     if evaluation is None and any(t.quantity == "drop" for t in targets):
         raise UsageError("--target drop is about a metric: give --eval PATH")
+    if (threads or batch != 1 or latency_cache) and not timed:
+        raise UsageError("--threads, --batch and --latency-cache are about a latency target: give --target latency=N")
     if closest and not targets:
         raise UsageError("--closest is about a target: give --target")
     if samples and data is None and (lossless or reconstruct == "none" or (merge and reconstruct is None)):
@@ -257,6 +277,7 @@ def prune(
         "memory": int(memory_budget * (1 << 30)),
         "providers": provider or [],
         "resume": resume,
+        "timing": Timing(threads, batch, latency_cache),
     }
     if any(t.quantity == "drop" for t in targets) and run.evaluator is not None:
         options["evaluation"] = run.evaluator.data

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import onnx
 
@@ -55,15 +55,16 @@ class Budget:
             BudgetError: no choice is within the targets, and `closest` was not asked for.
         """
         self.rounds += 1
+        options = replace(self.options, steps=self.setting.steps([t.quantity for t in self.targets]))
         groups = self.setting.groups
         choices = [c for c in ranked(groups, self.options, self.scores) if c.group.id not in self._held]
         try:
-            found = choose_within(groups, choices, self.options, self.scores, self.limits())
+            found = choose_within(groups, choices, options, self.scores, self.limits())
         except BudgetError as error:
             if not self.closest:
                 raise
             self.unmet = str(error)
-            found = narrowest(groups, choices, self.options)
+            found = narrowest(groups, choices, options)
         return [c for c in found if c.count]
 
     def limits(self) -> list[Limit]:

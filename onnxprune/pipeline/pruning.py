@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import onnx
 
+from onnxprune.budget.choose import widths_of
 from onnxprune.budget.curves import SHARES
 from onnxprune.budget.kinds import Setting
 from onnxprune.budget.reached import Trial
@@ -46,7 +47,8 @@ from onnxprune.statistics.sensitivity import SAMPLES
 from onnxprune.statistics.shelf import at_hand
 from onnxprune.surgery.apply import apply_alive
 
-_SHARES = {"select": (0.3, 0.4), "surgery": (0.4, 0.9), "report": (0.9, 1.0)}  # of a run without data
+_SHARES = {"select": (0.3, 0.4), "table": (0.4, 0.4), "surgery": (0.4, 0.9), "report": (0.9, 1.0)}  # of a run without data
+_TIMED_SHARES = {"select": (0.05, 0.1), "table": (0.1, 0.8), "surgery": (0.8, 0.95), "report": (0.95, 1.0)}
 _DRAWN = 4  # random inputs for normalizations
 
 
@@ -130,7 +132,16 @@ class Pruning:
     def budget(self, scores: Scores, targets: Sequence[Target]) -> Budget:
         """Limits of costs, for groups that lose units in the order of these scores."""
         competing = ranked(self.groups, self.options, scores)
-        setting = Setting(self.source, self.prepared, self.groups, competing, self.request.providers)
+        setting = Setting(
+            self.source,
+            self.prepared,
+            self.groups,
+            competing,
+            self.request.providers,
+            self.request.timing,
+            self.request.shapes,
+            part(self.tell, self.shares["table"]),
+        )
         return Budget(setting, self.options, scores, targets, self.request.closest)
 
     def within(self, budget: Budget) -> Attempt:
@@ -194,8 +205,9 @@ class Pruning:
 
     def _bounds(self) -> dict[str, tuple[float, float]]:
         """Share of the whole at which each stage begins and ends."""
+        timed = any(t.quantity == "latency" for t in self.request.target)
         if self.samples is None:
-            return _SHARES
+            return _TIMED_SHARES if timed else _SHARES
         work = effort(
             self.prepared,
             self.groups,
@@ -204,6 +216,7 @@ class Pruning:
             gradients=self.needs.gradients,
             passes=SAMPLES * self.needs.sensitivity + REMOVED * len(SHARES) * self.needs.removals,
             reconstruction=self.request.fits,
+            table=timed,
         )
         return work.bounds(sum(self.clock.seconds.values()))
 
@@ -358,6 +371,10 @@ class Pruning:
             report.losses = group_losses(repair.fits.fits, members, axes)
         if found.budget is not None:
             report.targets, report.unmet = list(found.budget.found.values()), found.budget.unmet
+            reached = found.budget.found.get("latency")
+            if reached is not None:
+                latency = found.budget.setting.latency
+                report.latency = latency.figures(widths_of(found.choices), reached.after)
         self.clock("report")
         return report
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, get_args
 
 import onnx
@@ -13,6 +13,7 @@ from onnxprune.budget.targets import Target
 from onnxprune.calibrate.batch import Samples
 from onnxprune.calibrate.labels import with_labels
 from onnxprune.errors import UsageError
+from onnxprune.latency.timing import Timing
 from onnxprune.pipeline.drop import Scorer
 from onnxprune.pipeline.stages import Shapes
 from onnxprune.recover.solve import Mode
@@ -45,6 +46,7 @@ class Request:
     seed: int
     closest: bool = False
     scorer: Scorer | None = None
+    timing: Timing = field(default_factory=Timing)
 
     def __post_init__(self) -> None:
         if self.lossless and self.data is not None:

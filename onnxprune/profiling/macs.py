@@ -27,6 +27,11 @@ _LIGHT = {
 }  # fmt: skip
 
 
+def is_counted(op_type: str, domain: str = "") -> bool:
+    """Whether an operator multiplies and adds, so that its MACs are counted."""
+    return ("" if domain == "ai.onnx" else domain, op_type) in COUNTERS
+
+
 def node_macs(
     op_type: str,
     domain: str,

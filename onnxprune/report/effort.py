@@ -13,6 +13,7 @@ from onnxprune.statistics.linear import find_linear
 
 _BACK = 8  # runs of the model that one run forth and back takes
 _REPORT = 1.0  # seconds
+_TABLE = 60.0  # seconds
 _SURGERY = 3e-3  # seconds for a node, about
 
 
@@ -25,6 +26,7 @@ class Effort:
         statistics: moments for the criterion.
         sensitivity: of the output to each group.
         select: ranking.
+        table: latency by widths.
         surgery: with its proof.
         reconstruction: least squares.
         report: comparison of outputs.
@@ -34,6 +36,7 @@ class Effort:
     statistics: float
     sensitivity: float
     select: float
+    table: float
     surgery: float
     reconstruction: float
     report: float
@@ -57,6 +60,7 @@ def effort(
     gradients: bool,
     passes: int,
     reconstruction: bool,
+    table: bool = False,
 ) -> Effort:
     """Estimates what is to be done for a model and its samples.
 
@@ -68,6 +72,7 @@ def effort(
         gradients: the criterion needs them.
         passes: samples that run through the model for each group, to see what errors there do to the output.
         reconstruction: weights are fitted.
+        table: latency is measured.
     """
     flow = Flow(prepared.model)
     linears = find_linear(flow, groups.trace.shape_of)
@@ -79,6 +84,7 @@ def effort(
         (forward / 2 + grams) * statistics,
         forward / 2 * passes / max(samples.count, 1) * len(groups.groups),
         sum(elimination_seconds(c) for c in widths.values()),
+        _TABLE * table,
         len(flow.nodes) * _SURGERY + 8 * forward / max(samples.count, 1),
         (2 * forward + sum(fit_seconds(matrix_size(x), samples) for x in linears)) * reconstruction,
         forward + _REPORT,

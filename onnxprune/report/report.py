@@ -11,6 +11,7 @@ from onnxprune.budget.reached import Reached, Trial
 from onnxprune.cleanup.result import SimplifyReport
 from onnxprune.groups.classes import Mask
 from onnxprune.groups.group import Frozen, Groups
+from onnxprune.latency.figures import LatencyFigures
 from onnxprune.profiling.macs import node_macs
 from onnxprune.profiling.rounds import rounds
 from onnxprune.proof.oracle import Verification
@@ -75,6 +76,7 @@ class Report:
         gradients: how those that the criterion judges by were made; empty where it judges by others.
         targets: what was asked for and what the result has.
         trials: models that were evaluated for what a metric may lose.
+        latency: what was measured for a latency target; None without one.
         unmet: why the targets can't be met, where the closest model was asked for.
         resumed: what was taken over from an earlier run, and where it lies; empty where there was no folder for it.
         simplified: what the last stage did to the graph; None where it was not asked for.
@@ -109,6 +111,7 @@ class Report:
     trials: list[Trial] = field(default_factory=list)
     unmet: str = ""
     simplified: SimplifyReport | None = None
+    latency: LatencyFigures | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""

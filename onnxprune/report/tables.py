@@ -100,6 +100,8 @@ def result_notes(report: Report, *, verbose: bool, width: bool) -> list[Note]:
 
 def target_notes(report: Report) -> list[Note]:
     """What was asked for and what the result has."""
+    from onnxprune.latency.figures import latency_notes
+
     notes = []
     for r in report.targets:
         after, limit = (
@@ -107,6 +109,8 @@ def target_notes(report: Report) -> list[Note]:
         )
         text = f"{r.target}: {after} of at most {limit}, {r.after / r.before:.1%} of the source"
         notes.append(Note("target" if r.met else "target missed", text, "bold" if r.met else "bold yellow"))
+        if r.quantity == "latency" and report.latency is not None:
+            notes += latency_notes(report.latency)
     if report.trials:
         allowed = report.trials[0].allowed
         tried = "; ".join(f"{t.target} loses {max(t.lost, 0):.3g}" for t in report.trials)

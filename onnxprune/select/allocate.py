@@ -38,6 +38,7 @@ class Options:
         ignore: globs of groups, initializers or nodes that stay.
         only: globs of those that may go, all others stay.
         attention: what of attention goes.
+        steps: kept units are multiples of these too, by group id: widths that pay in what is to be spent.
     """
 
     ratio: float = 0.5
@@ -50,6 +51,7 @@ class Options:
     ignore: Sequence[str] = ()
     only: Sequence[str] = ()
     attention: Attention = "heads"
+    steps: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for ratio in (self.ratio, *self.ratios.values()):
@@ -217,8 +219,8 @@ def floor_of(group: Group, options: Options) -> int:
 
 
 def step_of(group: Group, options: Options) -> int:
-    """Units of which the kept width has to be a multiple, so that channels are one of `round_to`."""
-    return options.round_to // math.gcd(options.round_to, group.width)
+    """Units of which the kept width has to be a multiple, so that channels are one of `round_to`, and the width pays."""
+    return math.lcm(options.round_to // math.gcd(options.round_to, group.width), options.steps.get(group.id, 1))
 
 
 def rounded(group: Group, count: int, options: Options) -> int:

@@ -1,0 +1,93 @@
+"""Latency as something to spend; see `onnxprune.budget.costs.Cost`."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from onnxprune.budget.axes import Axes
+from onnxprune.budget.costs import Levels, Widths
+from onnxprune.groups.classes import Mask
+from onnxprune.latency.figures import LatencyFigures
+from onnxprune.latency.measure import Comparison
+from onnxprune.latency.table import Table
+from onnxprune.latency.timing import Timing
+from onnxprune.statistics.providers import short
+
+Floats = NDArray[np.float64]
+
+
+class Latency:
+    """Milliseconds of one run.
+
+    Args:
+        table: fitted.
+        axes: that its lengths are of.
+        comparison: of pruned models with the source.
+        timing: what was asked for.
+    """
+
+    name = "latency"
+    unit = "ms"
+    tolerance = 0.03
+
+    def __init__(self, table: Table, axes: Axes, comparison: Comparison, timing: Timing) -> None:
+        self.of_table, self.comparison, self._axes, self._timing = table, comparison, axes, timing
+        self._of_group: dict[str, list[int]] = {}
+        for k, work in enumerate(table.works):
+            for g in work.groups:
+                self._of_group.setdefault(g, []).append(k)
+
+    def total(self, widths: Widths) -> float:
+        """Of the whole model; that of the source is what was measured."""
+        gone = self._axes.gone(widths)
+        return sum(self.of_table.piece(k, gone) for k in range(len(self.of_table.works)))
+
+    def table(self, widths: Widths, levels: Levels) -> dict[str, Floats]:
+        """Total by the width of one group at a time."""
+        gone = self._axes.gone(widths)
+        now = [self.of_table.piece(k, gone) for k in range(len(self.of_table.works))]
+        result = {}
+        for group, kept in levels.items():
+            counts = self._axes.units[group] - kept
+            own = self._of_group.get(group, [])
+            changes = [self.of_table.along(k, group, gone, counts) - now[k] for k in own]
+            result[group] = np.asarray(sum(now) + sum(changes, np.zeros(len(kept))), np.float64)
+        return result
+
+    def measure(self, model: onnx.ModelProto, alive: Mask) -> float:
+        """Of a pruned model: the source's time in the table, by the share of it that the model takes side by side.
+
+        Raises:
+            ModelError: ONNX Runtime can't run it.
+        """
+        return self.comparison.share(model) * self.of_table.dense
+
+    def figures(self, widths: Widths, measured: float) -> LatencyFigures:
+        """What the table says about a result, and what was measured.
+
+        Args:
+            widths: of the result.
+            measured: what `measure` said about it.
+        """
+        table, runtime = self.of_table, self.comparison.runtime
+        modelled = self.total(widths)
+        return LatencyFigures(
+            table.dense,
+            modelled,
+            measured,
+            modelled / measured - 1,
+            table.check.samples,
+            table.check.error,
+            table.check.worst,
+            table.check.pieces,
+            len(set(table.kinds)),
+            table.untimed,
+            table.measured,
+            table.cache,
+            dict(table.steps),
+            short(runtime.providers.chosen[0][0]),
+            runtime.threads,
+            self._timing.batch,
+        )
