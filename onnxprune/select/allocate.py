@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from onnxprune.errors import UsageError
 from onnxprune.groups.classes import Ids
 from onnxprune.groups.group import Group, Groups
-from onnxprune.select.context import Curve, ScoreContext, Scores
+from onnxprune.select.context import ScoreContext, Scores
 from onnxprune.select.criteria import score
 
-Ranking = Literal["local", "global"]
+Ranking = Literal["local", "global", "isomorphic", "knapsack"]
 Attention = Literal["heads", "head-dim", "both", "off"]
 
 
@@ -29,9 +29,12 @@ class Options:
         ratio: share of each group's units that goes, 0 <= ratio < 1.
         ratios: the same for groups that match a glob; the last match counts.
         criterion: name of a registered criterion.
-        ranking: `local` takes the share from every group, `global` from all groups together what costs least, see `_global`.
+        ranking: `local` takes the share from every group, `global` from all groups together what costs least, `isomorphic`
+            from all groups of the same structure, see `onnxprune.select.rankings`; `knapsack` needs a budget, see
+            `onnxprune.budget`.
         round_to: kept widths are multiples of this, where the group has as many.
         min_channels: kept units of a group, at least 1.
+        floors: the same for groups that match a glob; the last match counts.
         ignore: globs of groups, initializers or nodes that stay.
         only: globs of those that may go, all others stay.
         attention: what of attention goes.
@@ -43,6 +46,7 @@ class Options:
     ranking: Ranking = "local"
     round_to: int = 1
     min_channels: int = 1
+    floors: Mapping[str, int] = field(default_factory=dict)
     ignore: Sequence[str] = ()
     only: Sequence[str] = ()
     attention: Attention = "heads"
@@ -51,11 +55,11 @@ class Options:
         for ratio in (self.ratio, *self.ratios.values()):
             if not 0 <= ratio < 1:
                 raise UsageError(f"ratio {ratio:g} is not in [0, 1): it is the share of units that goes")
-        if self.round_to < 1 or self.min_channels < 1:
+        if min(self.round_to, self.min_channels, *self.floors.values()) < 1:
             raise UsageError("round-to and min-channels must be at least 1")
         for name, value, known in (
-            ("ranking", self.ranking, ("local", "global")),
-            ("attention", self.attention, ("heads", "head-dim", "both", "off")),
+            ("ranking", self.ranking, get_args(Ranking)),
+            ("attention", self.attention, get_args(Attention)),
         ):
             if value not in known:
                 raise UsageError(f"{name} {value!r} is none of {', '.join(known)}")
@@ -99,7 +103,7 @@ def candidates(groups: Groups, options: Options) -> list[Group]:
     Raises:
         UsageError: a glob matches nothing.
     """
-    for pattern in (*options.ignore, *options.only, *options.ratios):
+    for pattern in (*options.ignore, *options.only, *options.ratios, *options.floors):
         known = list(groups.trace.weights) + [f.weight for f in groups.frozen]
         if not any(matches(g, pattern) for g in groups.groups) and not any(fnmatchcase(n, pattern) for n in known):
             raise UsageError(f"{pattern!r} matches no group, initializer or node; `onnxprune inspect` lists them")
@@ -135,22 +139,37 @@ def allocate(groups: Groups, options: Options, context: ScoreContext | None = No
     return choose(groups, options, score(context or ScoreContext(groups), options.criterion))
 
 
-def choose(groups: Groups, options: Options, scores: Scores) -> list[Choice]:
-    """Chooses what goes by importances that are known.
+def ranked(groups: Groups, options: Options, scores: Scores) -> list[Choice]:
+    """The groups that may go, each with the importances of its elements; nothing goes yet.
 
     Raises:
         UsageError: a glob matches nothing.
     """
-    wanted = candidates(groups, options)
     of_group = {group.id: values for group, values in zip(groups.groups, scores, strict=True)}
-    choices = [Choice(group, [[] for _ in group.buckets], of_group[group.id]) for group in wanted]
-    ranked = options.ranking == "global"
-    counts = _global(choices, options, scores.curves) if ranked else [_local(c, options) for c in choices]
-    for choice, count in zip(choices, counts, strict=True):
-        count = _rounded(choice.group, count, options)
-        choice.removed = [sorted(np.argsort(s, kind="stable")[:count].tolist()) for s in choice.scores]
-    _hold_floors(groups, choices)
-    return choices
+    return [Choice(g, [[] for _ in g.buckets], of_group[g.id]) for g in candidates(groups, options)]
+
+
+def choose(groups: Groups, options: Options, scores: Scores) -> list[Choice]:
+    """Chooses what goes by importances that are known, and a ratio.
+
+    Raises:
+        UsageError: a glob matches nothing.
+    """
+    from onnxprune.select.rankings import counts_by_ratio
+
+    choices = ranked(groups, options, scores)
+    counts = counts_by_ratio(groups, choices, options, scores.curves)
+    return take(groups, choices, [rounded(c.group, n, options) for c, n in zip(choices, counts, strict=True)])
+
+
+def take(groups: Groups, choices: Sequence[Choice], counts: Sequence[int]) -> list[Choice]:
+    """The same groups with so many of their units gone, the least important ones; no tensor is left empty."""
+    taken = [
+        Choice(c.group, [sorted(np.argsort(s, kind="stable")[:count].tolist()) for s in c.scores], c.scores)
+        for c, count in zip(choices, counts, strict=True)
+    ]
+    _hold_floors(groups, taken)
+    return taken
 
 
 def _hold_floors(groups: Groups, choices: Sequence[Choice]) -> None:
@@ -179,7 +198,8 @@ def _hold_floors(groups: Groups, choices: Sequence[Choice]) -> None:
                 gone[choice.group.buckets[b][back]] = False
 
 
-def _ratio(group: Group, options: Options) -> float:
+def ratio_of(group: Group, options: Options) -> float:
+    """Share of its units that goes."""
     ratio = options.ratio
     for pattern, value in options.ratios.items():
         if matches(group, pattern):
@@ -187,48 +207,25 @@ def _ratio(group: Group, options: Options) -> float:
     return ratio
 
 
-def _local(choice: Choice, options: Options) -> int:
-    return math.floor(choice.group.units * _ratio(choice.group, options) + 1e-9)
+def floor_of(group: Group, options: Options) -> int:
+    """Units that stay at least."""
+    floor = options.min_channels
+    for pattern, value in options.floors.items():
+        if matches(group, pattern):
+            floor = value
+    return min(floor, group.units)
 
 
-def _global(choices: Sequence[Choice], options: Options, curves: Mapping[str, Curve]) -> list[int]:
-    """What costs least from all groups together; ratios by glob stay local.
-
-    Where every group has an error curve, the cost of a unit is the error of the model's output that is expected from it, per
-    multiply-accumulate (its readers' share of lost variance times their sensitivity), and the ratio is one of
-    multiply-accumulates. Else the cost is the score over the mean score
-    of the group, and the ratio is one of parameters.
-    """
-    own = [any(matches(c.group, p) for p in options.ratios) for c in choices]
-    known = all(c.group.id in curves or own[k] for k, c in enumerate(choices))
-    ranked = []
-    for k, choice in enumerate(choices):
-        if own[k]:
-            continue
-        if known:
-            weight = max(choice.group.unit_macs, 1.0)
-            costs = np.maximum.accumulate(np.diff(curves[choice.group.id].effect, append=np.inf)) / weight
-        else:
-            weight = choice.group.unit_params
-            costs = np.sum([np.sort(s)[: choice.group.units] for s in choice.scores], axis=0)
-            costs /= costs.mean() or 1.0
-        ranked += [(float(cost), k, weight) for cost in costs]
-    budget = options.ratio * sum(w for _, _, w in ranked)
-    counts = [0] * len(choices)
-    for _, k, weight in sorted(ranked, key=lambda r: r[0]):
-        if budget < weight / 2:
-            break
-        if counts[k] < choices[k].group.units - options.min_channels:
-            counts[k] += 1
-            budget -= weight
-    return [_local(c, options) if own[k] else counts[k] for k, c in enumerate(choices)]
+def step_of(group: Group, options: Options) -> int:
+    """Units of which the kept width has to be a multiple, so that channels are one of `round_to`."""
+    return options.round_to // math.gcd(options.round_to, group.width)
 
 
-def _rounded(group: Group, count: int, options: Options) -> int:
+def rounded(group: Group, count: int, options: Options) -> int:
     """Fewer units go, so that the kept width is a multiple; floors hold."""
     if not count:
         return 0
-    keep = max(group.units - count, min(options.min_channels, group.units), 1)
-    step = options.round_to // math.gcd(options.round_to, group.width)
+    keep = max(group.units - count, floor_of(group, options), 1)
+    step = step_of(group, options)
     keep = min(-(-keep // step) * step, group.units)
     return group.units - keep

@@ -1,0 +1,165 @@
+"""Costs that are counted from shapes: multiply-accumulates, parameters, bytes of the file.
+
+Each is a sum of terms, one for each node or weight, and a term depends on the few groups that touch it. So the table of a
+group needs its own terms only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from onnx import helper
+
+from onnxprune.budget.axes import Axes, sizes, touched
+from onnxprune.budget.costs import Floats, Levels, Widths
+from onnxprune.groups.classes import Mask
+from onnxprune.groups.group import Groups
+from onnxprune.io.load import model_size
+from onnxprune.io.surgeon import import_graph
+from onnxprune.report.macs import node_macs
+from onnxprune.report.report import count_params, total_macs
+from onnxprune.trace.value import Value
+
+
+@dataclass(frozen=True)
+class Term:
+    """A part of a cost.
+
+    Attributes:
+        groups: that it depends on.
+        value: by how many units of each of them are gone.
+    """
+
+    groups: frozenset[str]
+    value: Callable[[Mapping[str, int]], float]
+
+
+class Counted:
+    """A sum of terms; see `onnxprune.budget.costs.Cost`.
+
+    Args:
+        axes: lengths by widths.
+        terms: that add up.
+        measured: from a pruned model, and the labels that are left, to what it really has.
+    """
+
+    tolerance = 0.0
+
+    def __init__(
+        self,
+        name: str,
+        unit: str,
+        axes: Axes,
+        terms: Iterable[Term],
+        measured: Callable[[onnx.ModelProto, Mask], float],
+        base: float = 0.0,
+    ) -> None:
+        self.name, self.unit = name, unit
+        self._axes, self._terms, self._measured = axes, list(terms), measured
+        self._base = base + sum(t.value({}) for t in self._terms if not t.groups)
+        self._terms = [t for t in self._terms if t.groups]
+
+    @cached_property
+    def _of_group(self) -> dict[str, list[int]]:
+        found: dict[str, list[int]] = {}
+        for k, term in enumerate(self._terms):
+            for g in term.groups:
+                found.setdefault(g, []).append(k)
+        return found
+
+    def total(self, widths: Widths) -> float:
+        """Of the whole model."""
+        gone = self._axes.gone(widths)
+        return self._base + sum(t.value(gone) for t in self._terms)
+
+    def table(self, widths: Widths, levels: Levels) -> dict[str, Floats]:
+        """Total by the width of one group at a time."""
+        gone = self._axes.gone(widths)
+        now = [t.value(gone) for t in self._terms]
+        whole = self._base + sum(now)
+        result = {}
+        for group, choices in levels.items():
+            own = self._of_group.get(group, [])
+            rest = whole - sum(now[k] for k in own)
+            units = self._axes.units[group]
+            result[group] = np.array(
+                [rest + sum(self._terms[k].value({**gone, group: units - n}) for k in own) for n in choices.tolist()]
+            )
+        return result
+
+    def measure(self, model: onnx.ModelProto, alive: Mask) -> float:
+        """What a pruned model has."""
+        return self._measured(model, alive)
+
+
+def macs(groups: Groups, axes: Axes) -> Counted:
+    """Multiply-accumulates of one run at the traced shapes; of an If the branch that is dearer in the source."""
+    terms: list[Term] = []
+    scopes = groups.trace.inferred.scopes
+
+    def collect(graph: gs.Graph) -> list[Term]:
+        scope = scopes.get(id(graph), {})
+        found = []
+        for node in graph.nodes:
+            found.append(_node_term(node, scope, axes))
+            bodies = [collect(body) for body in node.subgraphs()]
+            found += max(bodies, key=lambda terms: sum(t.value({}) for t in terms), default=[])
+        return [t for t in found if t.groups or t.value({})]
+
+    terms = collect(groups.trace.graph)
+    return Counted(
+        "macs", "MACs", axes, terms, lambda model, alive: float(total_macs(groups, import_graph(model), alive))
+    )
+
+
+def _node_term(node: gs.Node, scope: Mapping[str, Value], axes: Axes) -> Term:
+    attrs = {k: v for k, v in node.attrs.items() if not isinstance(v, gs.Graph)}
+
+    def shapes(tensors: Sequence[gs.Tensor]):  # type: ignore[no-untyped-def]
+        return [axes.shape_of(scope[t.name]) if t.name in scope else None for t in tensors]
+
+    ins, outs = shapes(node.inputs), shapes(node.outputs)
+
+    def value(gone: Mapping[str, int]) -> float:
+        return float(
+            node_macs(node.op, node.domain or "", attrs, [sizes(s, gone) for s in ins], [sizes(s, gone) for s in outs])
+        )
+
+    if not value({}):
+        return Term(frozenset(), value)
+    return Term(touched([*ins, *outs]), value)
+
+
+def params(groups: Groups, axes: Axes) -> Counted:
+    """Elements of all float tensors of the graph."""
+    terms = [_weight_term(axes.weight_shape(w), 1) for w in groups.trace.weights.values()]
+    return Counted("params", "parameters", axes, terms, lambda model, alive: float(count_params(groups, alive)))
+
+
+def size(groups: Groups, axes: Axes, source: onnx.ModelProto) -> Counted:
+    """Bytes of the file, external data included: of all weights, and what the rest takes in the source."""
+    values = groups.trace.values
+    terms = []
+    for weight in groups.trace.weights.values():
+        if weight.stored and weight.name not in groups.trace.clones:
+            terms.append(_weight_term(axes.weight_shape(weight), _item(values.get(weight.name))))
+    rest = model_size(source) - sum(t.value({}) for t in terms)
+    return Counted("size", "bytes", axes, terms, lambda model, alive: float(model_size(model)), rest)
+
+
+def _weight_term(shape: tuple[object, ...], item: float) -> Term:
+    return Term(touched([shape]), lambda gone: item * math.prod(sizes(shape, gone) or ()))  # type: ignore[list-item,arg-type]
+
+
+def _item(value: Value | None) -> float:
+    """Bytes of an element; types of 4 bits take half."""
+    if value is None or not value.dtype:
+        return 4.0
+    dtype = helper.tensor_dtype_to_np_dtype(value.dtype)
+    return 0.5 if "4" in dtype.name and dtype.itemsize == 1 else float(dtype.itemsize)

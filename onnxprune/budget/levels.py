@@ -1,0 +1,33 @@
+"""The widths that a group may take."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.select.allocate import Choice, Options, floor_of, matches, ratio_of, rounded, step_of
+
+MOST = 64
+
+
+def levels_of(choices: Sequence[Choice], options: Options) -> dict[str, NDArray[np.int64]]:
+    """By group id the units that may stay, ascending, all of them last.
+
+    They are multiples of what the options round to, at least what they hold, and at most `MOST`, evenly spaced. A group with
+    a ratio of its own has the one that it asks for.
+    """
+    return {c.group.id: _levels(c, options) for c in choices}
+
+
+def _levels(choice: Choice, options: Options) -> NDArray[np.int64]:
+    group = choice.group
+    if any(matches(group, p) for p in options.ratios):
+        gone = int(group.units * ratio_of(group, options) + 1e-9)
+        return np.array([group.units - rounded(group, gone, options)], np.int64)
+    step = step_of(group, options)
+    least = min(-(-floor_of(group, options) // step) * step, group.units)
+    step *= -(-(group.units // step) // MOST) or 1
+    kept = np.arange(group.units // step * step, least - 1, -step)
+    return np.unique([*kept.tolist(), least, group.units])

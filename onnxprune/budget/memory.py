@@ -1,0 +1,161 @@
+"""Peak memory of activations, by the liveness of tensors in the order of the nodes.
+
+A tensor lives from the node that makes it to the last one that reads it; inputs and outputs of the graph live throughout
+their own part of it. What only renames a tensor (Reshape and the like) shares its buffer. Nothing is reused in place and
+nothing is fused, so this is what the graph as written asks for, not what a runtime's allocator makes of it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from onnx import helper
+
+from onnxprune.budget.axes import Axes, Shape, sizes, touched
+from onnxprune.budget.costs import Floats, Levels, Widths
+from onnxprune.groups.classes import Mask
+from onnxprune.groups.group import Groups
+from onnxprune.surgery.follow import pruned_shape
+from onnxprune.trace.value import Value
+
+_RENAMES = {"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout"}
+
+
+@dataclass(frozen=True)
+class _Buffer:
+    """A buffer: the shape of what it holds, bytes of an element, and the nodes between which it is held."""
+
+    value: Value
+    item: int
+    first: int
+    last: int
+
+
+class Memory:
+    """Peak bytes of the tensors that are alive at the same time; see `onnxprune.budget.costs.Cost`."""
+
+    name, unit, tolerance = "memory", "bytes", 0.0
+
+    def __init__(self, groups: Groups, axes: Axes) -> None:
+        self._axes = axes
+        self._buffers = buffers(groups)
+        self._shapes: list[Shape | None] = [axes.shape_of(b.value) for b in self._buffers]
+        self._groups = [touched([s]) for s in self._shapes]
+        self._steps = max((b.last for b in self._buffers), default=0) + 1
+        self._alive = np.zeros((len(self._buffers), self._steps))
+        for k, b in enumerate(self._buffers):
+            self._alive[k, b.first : b.last + 1] = 1
+
+    def _bytes(self, k: int, gone: Mapping[str, int]) -> float:
+        return float(math.prod(sizes(self._shapes[k], gone) or ()) * self._buffers[k].item)
+
+    def profile(self, widths: Widths) -> Floats:
+        """Bytes alive at each node `(nodes,)`."""
+        gone = self._axes.gone(widths)
+        return np.asarray(np.array([self._bytes(k, gone) for k in range(len(self._buffers))]) @ self._alive)
+
+    def total(self, widths: Widths) -> float:
+        """The peak."""
+        return float(self.profile(widths).max(initial=0.0))
+
+    def table(self, widths: Widths, levels: Levels) -> dict[str, Floats]:
+        """Peak by the width of one group at a time."""
+        return {g: profiles.max(axis=1) for g, profiles in self._profiles(widths, levels).items()}
+
+    def _profiles(self, widths: Widths, levels: Levels) -> dict[str, Floats]:
+        """By group the profile at each level `(levels, nodes)`."""
+        gone = self._axes.gone(widths)
+        now = self.profile(widths)
+        result = {}
+        for group, choices in levels.items():
+            own = [k for k, groups in enumerate(self._groups) if group in groups]
+            before = np.array([self._bytes(k, gone) for k in own])
+            rows = []
+            for n in choices.tolist():
+                moved = {**gone, group: self._axes.units[group] - n}
+                rows.append(now + (np.array([self._bytes(k, moved) for k in own]) - before) @ self._alive[own])
+            result[group] = np.array(rows)
+        return result
+
+    def steps(self, limit: float) -> list[Step]:
+        """The nodes where the source is above a limit, each as a cost of its own: they add up over groups, a peak does not.
+
+        Of nodes at which the same tensors live only one counts, and none whose tensors all live at another one.
+        """
+        above = np.flatnonzero(self.profile({}) > limit).tolist()
+        sets = {s: frozenset(np.flatnonzero(self._alive[:, s]).tolist()) for s in above}
+        largest = {found: s for s, found in sets.items() if not any(found < other for other in sets.values())}
+        return [Step(self, s) for s in sorted(largest.values())]
+
+    def measure(self, model: onnx.ModelProto, alive: Mask) -> float:
+        """The peak of a pruned model, from the shapes that its labels leave."""
+        held = [math.prod(pruned_shape(b.value, alive) or ()) * b.item for b in self._buffers]
+        return float((np.array(held, np.float64) @ self._alive).max(initial=0.0))
+
+
+@dataclass(frozen=True)
+class Step:
+    """Bytes alive at one node; see `onnxprune.budget.costs.Cost`."""
+
+    memory: Memory
+    step: int
+    name: str = "memory"
+    unit: str = "bytes"
+    tolerance: float = 0.0
+
+    def total(self, widths: Widths) -> float:
+        """Bytes at this node."""
+        return float(self.memory.profile(widths)[self.step])
+
+    def table(self, widths: Widths, levels: Levels) -> dict[str, Floats]:
+        """Bytes at this node by the width of one group at a time."""
+        return {g: p[:, self.step] for g, p in self.memory._profiles(widths, levels).items()}
+
+    def measure(self, model: onnx.ModelProto, alive: Mask) -> float:
+        """The peak, of which this node is a part."""
+        return self.memory.measure(model, alive)
+
+
+def buffers(groups: Groups) -> list[_Buffer]:
+    """What the graph holds, bodies of control flow left out."""
+    graph = groups.trace.graph
+    scope = groups.trace.inferred.scopes.get(id(graph), {})
+    first: dict[str, int] = {t.name: 0 for t in graph.inputs}
+    last: dict[str, int] = dict(first)
+    home: dict[str, str] = {}
+    for k, node in enumerate(graph.nodes):
+        for name in _read(node):
+            owner = home.get(name, name)
+            if owner in first:
+                last[owner] = k
+        for tensor in node.outputs:
+            source = node.inputs[0].name if node.op in _RENAMES and node.inputs else ""
+            if home.get(source, source) in first and tensor is node.outputs[0]:
+                home[tensor.name] = home.get(source, source)
+            elif tensor.name:
+                first[tensor.name] = last[tensor.name] = k
+    for tensor in graph.outputs:
+        owner = home.get(tensor.name, tensor.name)
+        if owner in first:
+            last[owner] = len(graph.nodes) - 1
+    found = []
+    for name, start in first.items():
+        value = scope.get(name)
+        if value is not None and value.shape is not None and value.dtype and not value.constant and value.static is None:
+            item = helper.tensor_dtype_to_np_dtype(value.dtype).itemsize
+            found.append(_Buffer(value, item, start, max(last[name], start)))
+    return found
+
+
+def _read(node: gs.Node) -> list[str]:
+    """Tensors that a node reads, those that its bodies capture too."""
+    names = [t.name for t in node.inputs if t.name]
+    for body in node.subgraphs():
+        names += [name for inner in body.nodes for name in _read(inner)]
+    return names
+
