@@ -7,6 +7,7 @@ the last one is written down; here a worker gets its next job once that is safe,
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import sys
 from collections.abc import Callable
@@ -151,11 +152,11 @@ class Dask:
 
     def __init__(self, address: str) -> None:
         try:
-            from distributed import Client
+            client: Any = importlib.import_module("distributed").Client
         except ImportError:
             raise UsageError("the dask backend needs dask: pip install 'onnxprune[distributed]'") from None
         try:
-            self.client = Client(address, timeout=_SECONDS, set_as_default=False)
+            self.client: Any = client(address, timeout=_SECONDS, set_as_default=False)
         except (OSError, ValueError) as error:
             raise UsageError(
                 f"no Dask scheduler answers at {address} ({first(error)}); start one with `dask scheduler`"
@@ -219,7 +220,7 @@ class Ray:
 
     def __init__(self, address: str) -> None:
         try:
-            import ray
+            ray: Any = importlib.import_module("ray")
         except ImportError:
             raise UsageError("the ray backend needs ray, which is not installed: pip install ray") from None
         self.ray = ray

@@ -1,13 +1,14 @@
 """A file of finished results: one line each, only ever appended to.
 
-A line is `{"crc": ..., "record": {"key": ..., "data": ...}}`. It is flushed to the disk before the result counts, so that after
-a crash, a kill or a power cut all results that anybody saw are there. A last line that was cut off, and any line whose
-checksum does not fit, is passed over. Keys follow from the content of a job, so results of other inputs never count.
+A line is `{"crc": ..., "record": {"key": ..., "data": ...}}`. It is flushed to the disk before the result counts, so that
+after a crash, a kill or a power cut all results that anybody saw are there. A last line that was cut off, and any line
+whose checksum does not fit, is passed over. Keys follow from the content of a job, so results of other inputs never count.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import zlib
@@ -16,11 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from onnxprune.errors import UsageError
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 
 class Log:
@@ -42,7 +38,7 @@ class Log:
         self.results: dict[str, Any] = {}
         self.damaged = 0
         try:
-            self._file = open(self.path, "a+b", buffering=0)  # noqa: SIM115 - held as long as the log
+            self._file = self.path.open("a+b", buffering=0)
         except OSError as error:
             raise UsageError(f"{self.path}: can't be written ({error.strerror}); choose another folder") from None
         self._lock()
@@ -87,7 +83,9 @@ class Log:
         return len(self.results)
 
     def _lock(self) -> None:
-        if fcntl is None:
+        try:
+            fcntl = importlib.import_module("fcntl")
+        except ImportError:  # Windows
             return
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -8,15 +8,11 @@ gate, which every evaluation passes: those that run finish, no new one starts, a
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-
-try:
-    import fcntl
-except ImportError:  # Windows: timings are not kept apart from other processes
-    fcntl = None  # type: ignore[assignment]
 
 _GATE, _ROOM = "onnxprune-machine-gate.lock", "onnxprune-machine-room.lock"
 
@@ -47,7 +43,9 @@ def alone(folder: Path | None = None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _locked(name: str, folder: Path | None, *, alone: bool) -> Iterator[None]:
-    if fcntl is None:
+    try:
+        fcntl = importlib.import_module("fcntl")
+    except ImportError:  # Windows: timings are not kept apart from other processes
         yield
         return
     file = _open(Path(tempfile.gettempdir() if folder is None else folder) / name)
