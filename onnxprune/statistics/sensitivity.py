@@ -84,7 +84,7 @@ def output_sensitivity(
     outputs = [o.name for o in lifted.graph.output]
     probe = _Probe(_with_noise(lifted, places), outputs, places, providers)
     try:
-        for k, (batch, rows) in enumerate(_chosen(model, samples)):
+        for k, (batch, rows) in enumerate(chosen_samples(model, samples)):
             progress("measuring sensitivity", k / max(len(samples.batches), 1))
             probe.read(batch, rows, samples.mask)
         wanted = {g.id: [p.name for p in places if g.id in p.groups] for g in measured}
@@ -167,10 +167,12 @@ def _with_noise(model: onnx.ModelProto, places: Sequence[_Place]) -> onnx.ModelP
     return model
 
 
-def _chosen(model: onnx.ModelProto, samples: Samples) -> Iterator[tuple[Batch, NDArray[np.int64]]]:
-    """Batches, and which of their samples count: the `SAMPLES` with the smallest digests."""
+def chosen_samples(
+    model: onnx.ModelProto, samples: Samples, most: int = SAMPLES
+) -> Iterator[tuple[Batch, NDArray[np.int64]]]:
+    """Batches, and which of their samples count: those with the smallest digests, `most` at most."""
     marks = np.sort(np.concatenate([digests(b)[: b.count] for b in samples.batches]))
-    bound = marks[min(SAMPLES, len(marks)) - 1]
+    bound = marks[min(most, len(marks)) - 1]
     try:
         wanted = signature(model)
         sliced = wanted.batched and wanted.batch is None
@@ -222,7 +224,7 @@ class _Probe:
                     batch, {p.name: self.noise(p, b, batch) for p in self.places if p.name in names}, self.outputs
                 )
                 for o, (before, after) in enumerate(zip(dense, noisy, strict=True)):
-                    totals[group][o] += _compared(before, after, batch, rows, mask)
+                    totals[group][o] += squared_error(before, after, batch, rows, mask)
         result = {}
         for group, total in totals.items():
             known = total[:, 1] > 0
@@ -250,7 +252,7 @@ class _Probe:
         return list(self.session.run(list(wanted), feeds))
 
 
-def _compared(before: Any, after: Any, batch: Batch, rows: NDArray[np.int64], mask: str | None) -> Array:
+def squared_error(before: Any, after: Any, batch: Batch, rows: NDArray[np.int64], mask: str | None) -> Array:
     """Squared difference, and square of the first; zeros where it is no float tensor."""
     if not isinstance(before, np.ndarray) or before.dtype.kind != "f":
         return np.zeros(2)
