@@ -9,13 +9,15 @@ from typing import Any
 
 import onnx
 
+from onnxprune.budget.targets import Quantity, Target, read_targets
 from onnxprune.calibrate.preprocess import Preprocess
 from onnxprune.errors import PlanError, UsageError, VerificationError
 from onnxprune.groups.classes import Mask
 from onnxprune.groups.group import Groups
 from onnxprune.io.load import load_model, sha256_model
-from onnxprune.metrics.data import load_data
+from onnxprune.metrics.data import EvalData, load_data
 from onnxprune.metrics.score import Score
+from onnxprune.pipeline.drop import Scorer
 from onnxprune.pipeline.pruning import Pruning
 from onnxprune.pipeline.request import Request
 from onnxprune.pipeline.stages import Clock, analysed
@@ -27,7 +29,7 @@ from onnxprune.recover.solve import Mode
 from onnxprune.report.evaluate import evaluate as run_evaluation
 from onnxprune.report.report import Report
 from onnxprune.select.allocate import Attention, Options, Ranking
-from onnxprune.select.target import Quantity
+from onnxprune.select.criteria import knows_losses
 from onnxprune.surgery.apply import apply_alive
 
 Source = str | os.PathLike[str] | onnx.ModelProto
@@ -54,12 +56,15 @@ def prune(
     model: Source,
     *,
     ratio: float | None = None,
-    target: Mapping[Quantity, float] | None = None,
+    target: Mapping[Quantity, float | str] | Sequence[str | Target] | None = None,
+    closest: bool = False,
+    evaluation: Data = None,
+    metric: str | None = None,
     ratios: Mapping[str, float] | None = None,
     criterion: str | None = None,
-    ranking: Ranking = "local",
+    ranking: Ranking | None = None,
     round_to: int = 1,
-    min_channels: int = 1,
+    min_channels: int | Mapping[str, int] = 1,
     ignore: Sequence[str] = (),
     only: Sequence[str] = (),
     attention: Attention = "heads",
@@ -84,14 +89,21 @@ def prune(
     Args:
         model: path or model; not changed.
         ratio: share of each group's units that goes, 0 <= ratio < 1; 0.5 where neither it nor a target is given.
-        target: what stays of `macs` or `params`, a share below 1 or a number; the least ratio that reaches it is taken.
+        target: what may stay of `macs`, `params`, `size` (of the file) or `memory` (peak of activations), by quantity or as
+            texts: a share of the source below 1, or a number; `drop` is what the metric may lose (`1%`: of a figure in percent
+            a point), with the least of the other costs. Several hold at once.
+        closest: where the targets can't be met, prune as near to them as the options let; `report.unmet` says why.
+        evaluation: labelled samples for the target `drop`, in any form that `evaluate` takes.
+        metric: for it; by what the samples hold where not given.
         ratios: the same for groups that match a glob (of group id, initializer or node); the last match counts.
         criterion: name of a registered criterion; `obs` with data and reconstruction, or with `merge`, else `l2`, where not
             given.
-        ranking: `local` takes the share from each group, `global` from all of them together; with data what counts then
-            is the error of the model's output, measured forward.
+        ranking: `local` takes the share from each group, `global` from all of them together, `isomorphic` from those of the
+            same structure, `knapsack` spends a target where the error of the model's output, measured forward, grows least.
+            Where not given: `knapsack` for a target with data and a criterion that knows the loss of each width (`obs`,
+            `fisher`), else `local`.
         round_to: kept widths are multiples of this where the group is wide enough.
-        min_channels: units that stay in each group.
+        min_channels: units that stay in each group, or in those that match a glob.
         ignore: globs of groups, initializers or nodes that stay.
         only: globs of what may go; all else stays.
         attention: what goes of attention: `heads`, `head-dim`, `both` or `off`.
@@ -121,19 +133,29 @@ def prune(
     Raises:
         ModelError: the model can't be read or is not valid.
         UsageError: an option is out of range, a glob matches nothing, a provider is absent, or `resume` can't be written to.
-        BudgetError: the target can't be reached.
+        BudgetError: the targets can't be met.
         NothingToPruneError: no unit can go.
     """
     if ratio is not None and target:
         raise UsageError("ratio and target exclude each other: the target finds the ratio")
     name = criterion or ("l2" if not merge and (data is None or reconstruct == "none") else "obs")
     share = 0.5 if ratio is None else ratio
+    targets = read_targets(target or {})
+    spends = bool(targets) and data is not None and knows_losses(name)
+    together = ranking or ("knapsack" if spends else "local")
+    floors = {} if isinstance(min_channels, int) else dict(min_channels)
+    least = min_channels if isinstance(min_channels, int) else 1
     options = Options(
-        share, dict(ratios or {}), name, ranking, round_to, min_channels, tuple(ignore), tuple(only), attention
+        share, dict(ratios or {}), name, together, round_to, least, floors, tuple(ignore), tuple(only), attention
     )
+    tell = progress or (lambda stage, done: None)
+    clock = Clock()
+    tell("load", 0.0)
+    source = _model(model)
+    clock("load")
     request = Request(
         options,
-        dict(target or {}),
+        targets,
         width,
         data,
         samples,
@@ -148,12 +170,9 @@ def prune(
         shapes,
         check,
         seed,
+        closest,
+        None if evaluation is None else _scorer(source, evaluation, metric),
     )
-    tell = progress or (lambda stage, done: None)
-    clock = Clock()
-    tell("load", 0.0)
-    source = _model(model)
-    clock("load")
     return PruneResult(*Pruning(source, request, tell, clock).run())
 
 
@@ -250,6 +269,12 @@ def evaluate(
     source = _model(model)
     found = load_data(data, source, metric=metric, labels=labels, preprocess=preprocess, mask=mask, shapes=shapes)
     return run_evaluation(source, found, "model" if isinstance(model, onnx.ModelProto) else os.fspath(model))
+
+
+def _scorer(source: onnx.ModelProto, data: Data, metric: str | None) -> Scorer:
+    """Scores models on one set of samples."""
+    found = data if isinstance(data, EvalData) else load_data(data, source, metric=metric)
+    return lambda model: run_evaluation(model, found, "model")
 
 
 def _resolve(

@@ -37,10 +37,12 @@ class Limit:
     Attributes:
         cost: what is limited.
         most: in the unit of the cost.
+        target: what the user asked for, for messages.
     """
 
     cost: Cost
     most: float
+    target: str = ""
 
     def share(self, widths: Widths) -> float:
         """What a model costs, as a share of the limit."""
@@ -72,7 +74,7 @@ def allocate_within(
     """The widths that lose least.
 
     Args:
-        losses: by group id and number of units that go `(units,)`; see `onnxprune.budget.curves`.
+        losses: by group id and number of units that go `(units,)`, the whole group left out; see `onnxprune.budget.curves`.
         levels: widths to choose from, of the same groups.
         limits: all of which hold.
         bins: steps of the budget in a knapsack.
@@ -87,7 +89,7 @@ class _Search:
     def __init__(self, losses: Mapping[str, Floats], levels: Levels, limits: Sequence[Limit], bins: int) -> None:
         self.groups = list(levels)
         self.levels, self.limits, self.bins = levels, limits, bins
-        self.loss_at = {g: losses[g][levels[g][-1] - levels[g] + _whole(losses[g], levels[g])] for g in self.groups}
+        self.loss_at = {g: losses[g][losses[g].size - levels[g]] for g in self.groups}
         self.rounds = 0
 
     # ---- what is known of some widths ----
@@ -184,11 +186,11 @@ class _Search:
         nearby: Mapping[str, NDArray[np.int64]],
         shares: Sequence[Sequence[Floats]],
     ) -> dict[str, int] | None:
-        costs = [sum(w * own[k] for w, own in zip(weights, shares, strict=True)) for k in range(len(self.groups))]
         losses = [self.loss_at[g][nearby[g]] for g in self.groups]
-        room = float(weights @ [1 - limit.share(widths) for limit in self.limits]) + _MARGIN
+        costs = [np.sum([w * own[k] for w, own in zip(weights, shares, strict=True)], axis=0) for k in range(len(losses))]
+        room = float(sum(w * (1 - limit.share(widths)) for w, limit in zip(weights, self.limits, strict=True))) + _MARGIN
         try:
-            front = solve(losses, costs, max(room, sum(float(c.max()) for c in costs) if room < 0 else room), self.bins)  # type: ignore[arg-type]
+            front = solve(losses, costs, room, self.bins)
         except ValueError:
             return None
         self.rounds += 1
@@ -231,7 +233,3 @@ class _Search:
             else:
                 closed.add(g)
 
-
-def _whole(losses: Floats, levels: NDArray[np.int64]) -> int:
-    """Units that are gone at the widest level, where not all of them are offered."""
-    return int(losses.size - levels[-1])

@@ -47,7 +47,7 @@ class Axis:
         length = float(self.size)
         for n in left:
             length *= n / self.size
-        return max(round(length), min(left))
+        return max(round(length), 1)
 
 
 @dataclass

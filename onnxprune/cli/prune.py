@@ -10,7 +10,7 @@ import typer
 
 from onnxprune.cli import values
 from onnxprune.cli.screen import Screen, to_json
-from onnxprune.errors import ModelError, NothingToPruneError, UsageError, VerificationError
+from onnxprune.errors import BudgetError, ModelError, NothingToPruneError, UsageError, VerificationError
 
 if TYPE_CHECKING:
     import onnx
@@ -43,12 +43,17 @@ def prune(
     target: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="macs=N|params=N",
-            help="What stays: a share such as macs=0.5, or params=5M. Instead of a ratio. Repeatable.",
+            metavar="QUANTITY=N",
+            help="What may stay of macs, params, size, memory, latency: macs=0.5, size=10MB; drop=1%: lost of the metric. "
+            "Repeatable.",
             rich_help_panel=_CHOICE,
             show_default=False,
         ),
     ] = None,
+    closest: Annotated[
+        bool,
+        typer.Option("--closest", help="If a target can't be met, write the closest model.", rich_help_panel=_CHOICE),
+    ] = False,
     criterion: Annotated[
         str | None,
         typer.Option(
@@ -59,19 +64,24 @@ def prune(
         ),
     ] = None,
     ranking: Annotated[
-        str,
+        str | None,
         typer.Option(
-            metavar="local|global",
-            help="Rank within each group, or all groups together.",
+            metavar="local|global|isomorphic|knapsack",
+            help="Rank within each group, all groups together, or like ones; knapsack spends a target, and is what does "
+            "with samples unless given.",
             rich_help_panel=_CHOICE,
+            show_default=False,
         ),
-    ] = "local",
+    ] = None,
     round_to: Annotated[
         int, typer.Option(metavar="N", min=1, help="Keep multiples of N channels.", rich_help_panel=_CHOICE)
     ] = 1,
     min_channels: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Keep at least N units of a group.", rich_help_panel=_CHOICE)
-    ] = 1,
+        list[str] | None,
+        typer.Option(
+            metavar="N", help="Keep at least N units of a group; GLOB=N for some. Repeatable.", rich_help_panel=_CHOICE
+        ),
+    ] = None,
     ignore: Annotated[
         list[str] | None,
         typer.Option(metavar="GLOB", help="Groups, initializers or nodes that stay. Repeatable.", rich_help_panel=_CHOICE),
@@ -191,8 +201,12 @@ def prune(
     ] = False,
 ) -> None:
     """Prune a model, verify the result and measure it."""
+    from onnxprune.budget.targets import read_targets
+
     overall, by_glob = values.ratios(ratio or [])
+    floors = values.floors(min_channels or [])
     shapes = values.shapes(shape or [])
+    targets = read_targets(target or [])
     _check_choices(criterion, ranking, attention, reconstruct)
     given = [Path(p) for p in (evaluation, labels) if p]
     values.check_outputs([source, *given], [output, plan_out, report_out])
@@ -206,6 +220,10 @@ def prune(
     if lossless and (ratio or target or criterion or data is not None or merge or reconstruct not in (None, "none")):
         others = "--ratio, --target, --criterion, --data, --merge and --reconstruct"
         raise UsageError(f"--lossless decides by itself what goes: leave out {others}")
+    if evaluation is None and any(t.quantity == "drop" for t in targets):
+        raise UsageError("--target drop is about a metric: give --eval PATH")
+    if closest and not targets:
+        raise UsageError("--closest is about a target: give --target")
     if samples and data is None and (lossless or reconstruct == "none" or (merge and reconstruct is None)):
         raise UsageError("--samples has no effect: these options use no samples; give --data, or leave it out")
     run = _Run(cast(Screen, context.obj), source, output, shapes, seed)
@@ -214,12 +232,13 @@ def prune(
         run.evaluate(model, evaluation, metric=metric, labels=labels, mask=mask, preprocess=preprocess)
     options: dict[str, Any] = {
         "ratio": overall,
-        "target": values.targets(target or []),
+        "target": targets,
+        "closest": closest,
         "ratios": by_glob,
         "criterion": criterion,
-        "ranking": cast("Ranking", ranking),
+        "ranking": cast("Ranking | None", ranking),
         "round_to": round_to,
-        "min_channels": min_channels,
+        "min_channels": floors or 1,
         "ignore": ignore or [],
         "only": only or [],
         "attention": cast("Attention", attention),
@@ -232,6 +251,8 @@ def prune(
         "providers": provider or [],
         "resume": resume,
     }
+    if any(t.quantity == "drop" for t in targets) and run.evaluator is not None:
+        options["evaluation"] = run.evaluator.data
     try:
         if data is not None:
             options["data"] = run.read(model, data, samples, mask, preprocess)
@@ -255,9 +276,11 @@ def prune(
         run.screen.document(document)
     else:
         run.show(result, width=width)
+    if result.report.unmet:
+        raise BudgetError(result.report.unmet)
 
 
-def _check_choices(criterion: str | None, ranking: str, attention: str, reconstruct: str | None) -> None:
+def _check_choices(criterion: str | None, ranking: str | None, attention: str, reconstruct: str | None) -> None:
     from typing import get_args
 
     from onnxprune.recover.solve import Mode
@@ -268,7 +291,8 @@ def _check_choices(criterion: str | None, ranking: str, attention: str, reconstr
         values.check_choice("--criterion", criterion, criteria())
     if reconstruct is not None:
         values.check_choice("--reconstruct", reconstruct, get_args(Mode))
-    values.check_choice("--ranking", ranking, get_args(allocate.Ranking))
+    if ranking is not None:
+        values.check_choice("--ranking", ranking, get_args(allocate.Ranking))
     values.check_choice("--attention", attention, get_args(allocate.Attention))
 
 

@@ -6,12 +6,7 @@ import os
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
-
 from onnxprune.errors import UsageError
-
-if TYPE_CHECKING:
-    from onnxprune.select.target import Quantity
 
 
 def ratios(values: Sequence[str]) -> tuple[float | None, dict[str, float]]:
@@ -39,21 +34,19 @@ def ratios(values: Sequence[str]) -> tuple[float | None, dict[str, float]]:
     return (overall[0] if overall else None), by_glob
 
 
-def targets(values: Sequence[str]) -> dict[Quantity, float]:
-    """What stays, from texts such as `macs=0.5`.
+def floors(values: Sequence[str]) -> dict[str, int]:
+    """Units that stay by glob, `*` for all groups, from texts such as `8` and `layer1*=16`.
 
     Raises:
-        UsageError: one is no target, or two of them are for the same quantity.
+        UsageError: one is no number of at least 1.
     """
-    from onnxprune.select.target import parse_target
-
-    found: dict[Quantity, float] = {}
+    found: dict[str, int] = {}
     for text in values:
-        quantity, value = parse_target(text)
-        if quantity in found:
-            raise UsageError(f"--target {text}: there is one for {quantity} already")
-        found[quantity] = value
-    return found
+        glob, equals, number = text.rpartition("=")
+        if not number.isdecimal() or int(number) < 1 or (equals and not glob):
+            raise UsageError(f"--min-channels {text}: needs a number of at least 1, or GLOB=NUMBER")
+        found[glob or "*"] = int(number)
+    return {"*": found["*"], **found} if "*" in found else found  # what is for all comes first: the last match counts
 
 
 def shapes(values: Sequence[str]) -> dict[str, tuple[int, ...]]:

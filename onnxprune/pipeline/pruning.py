@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 
 import onnx
 
+from onnxprune.budget.kinds import Setting
+from onnxprune.budget.reached import Trial
+from onnxprune.budget.targets import Target
 from onnxprune.calibrate.batch import Samples
 from onnxprune.calibrate.rebatch import rebatch
 from onnxprune.errors import ModelError, NothingToPruneError
@@ -17,6 +20,9 @@ from onnxprune.io.load import model_size, sha256_model
 from onnxprune.io.share import share_initializers
 from onnxprune.io.surgeon import import_graph
 from onnxprune.lossless.find import Lossless, edited, find_lossless, verify_lossless
+from onnxprune.pipeline.attempt import Attempt, Repair, nothing
+from onnxprune.pipeline.budget import Budget
+from onnxprune.pipeline.drop import Drop
 from onnxprune.pipeline.evidence import Evidence, Needs, gather
 from onnxprune.pipeline.request import Request, read
 from onnxprune.pipeline.stages import Clock, Progress, analysed, part
@@ -32,37 +38,15 @@ from onnxprune.report.effort import effort
 from onnxprune.report.fidelity import fidelity
 from onnxprune.report.losses import group_losses, input_axes
 from onnxprune.report.report import Report, count_params, rows, total_macs
-from onnxprune.select.allocate import Choice, Options, candidates, choose
+from onnxprune.select.allocate import Choice, Options, candidates, choose, ranked
+from onnxprune.select.context import Scores
 from onnxprune.select.criteria import score
-from onnxprune.select.target import choose_to_target
 from onnxprune.statistics.providers import parse_providers
 from onnxprune.statistics.stream import at_hand
 from onnxprune.surgery.apply import apply_alive
 
 _SHARES = {"select": (0.3, 0.4), "surgery": (0.4, 0.9), "report": (0.9, 1.0)}  # of a run without data
 _DRAWN = 4  # random inputs for normalizations
-
-
-@dataclass
-class _Repair:
-    """What was done to the weights that stay.
-
-    Attributes:
-        before: the source as samples saw it.
-        after: the pruned model as samples saw it.
-    """
-
-    model: onnx.ModelProto
-    before: onnx.ModelProto
-    after: onnx.ModelProto
-    merging: Merging | None = None
-    fits: Reconstruction | None = None
-    shared: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def changed(self) -> bool:
-        """Weights are not slices of the source's any more."""
-        return self.merging is not None or self.fits is not None
 
 
 class Pruning:
@@ -90,8 +74,15 @@ class Pruning:
         self.samples = self._read()
         self.home = self._home()
         self.reference = self.prepared if self.home is None else replace(self.prepared, model=self.home.model)
-        self.needs = Needs.of(self.options.criterion, merge=request.merge, ranked=self.options.ranking == "global")
+        ranked_together = self.options.ranking in ("global", "knapsack")
+        self.needs = Needs.of(self.options.criterion, merge=request.merge, ranked=ranked_together)
         self.shares = self._bounds()
+        self.proven = find_lossless(self.prepared, self.groups) if request.lossless else None
+        self.traced = self.prepared
+        if self.proven is not None:
+            self.traced = replace(self.prepared, model=edited(self.prepared.model, self.proven))
+        self.checker = Checker(self.traced, self.groups, request.seed, default_tolerance(self.groups), request.shapes)
+        self.evidence = Evidence()
 
     def run(self) -> tuple[onnx.ModelProto, Plan, Report]:
         """The pruned model, what went, and figures.
@@ -100,31 +91,76 @@ class Pruning:
             BudgetError: the target can't be reached.
             NothingToPruneError: no unit can go.
         """
-        evidence = Evidence() if self.request.lossless else self._gather()
+        trials: list[Trial] = []
+        if self.proven is not None:
+            found = self.attempt([c for c in self.proven.choices if c.count])
+        else:
+            scores = self.scores()
+            if self.request.target:
+                found, trials = self._to_target(scores)
+            else:
+                found = self.attempt([c for c in choose(self.groups, self.options, scores) if c.count])
+        result = self.finished(found)
+        result[2].trials = trials
+        return result
+
+    def scores(self) -> Scores:
+        """Importances of all units, with loss curves where the criterion knows them. Measured once, for any number of attempts."""
+        self.evidence = self._gather()
         self.tell("select", self.shares["select"][0])
-        proven = find_lossless(self.prepared, self.groups) if self.request.lossless else None
-        choices = self._choose(evidence) if proven is None else [c for c in proven.choices if c.count]
-        if not choices:
-            raise NothingToPruneError(
-                _nothing(self.groups, self.options) if proven is None else "every channel does something"
-            )
+        scores = score(self.evidence.context(self.groups, self.request.seed), self.options.criterion)
         if not self.request.merge:
-            evidence.expected = None  # covariances are large
-        self.clock("select")
-        self.tell("surgery", self.shares["surgery"][0])
-        traced = self.prepared if proven is None else replace(self.prepared, model=edited(self.prepared.model, proven))
-        checker = Checker(traced, self.groups, self.request.seed, default_tolerance(self.groups), self.request.shapes)
-        pruned, choices, verification = self._remove(checker, traced, choices, proven)
-        alive = alive_after(self.groups, choices)
-        exact = all(c.group.exact for c in choices)
-        repair = self._repair(pruned, alive, evidence, exact=exact)
-        if repair.changed and exact and verification is not None:
-            verification = checker.verify(repair.model, alive) or verification
-            self.clock("verification of the result")
-        plan = make_plan(sha256_model(self.source), self.groups, choices, alive)
-        report = self._report(choices, alive, checker, verification, repair, proven, evidence)
+            self.evidence.expected = None  # covariances are large
+        return scores
+
+    def budget(self, scores: Scores, targets: Sequence[Target]) -> Budget:
+        """Limits of costs, for groups that lose units in the order of these scores."""
+        competing = ranked(self.groups, self.options, scores)
+        setting = Setting(self.source, self.prepared, self.groups, competing, self.request.providers)
+        return Budget(setting, self.options, scores, targets, self.request.closest)
+
+    def within(self, budget: Budget) -> Attempt:
+        """A repaired model within a budget; widths are chosen again where it is off, at most three times.
+
+        Raises:
+            BudgetError: there is none, and the closest was not asked for.
+        """
+        while True:
+            found = self._removed(budget.choose())
+            found.budget = budget
+            if budget.off(found.repair.model, found.alive, [p.group for p in self.checker.put_back]):
+                continue
+            self._repaired(found)
+            if not budget.off(found.repair.model, found.alive, counted=True):
+                return found
+
+    def attempt(self, choices: list[Choice]) -> Attempt:
+        """A repaired model without these units, proven.
+
+        Raises:
+            NothingToPruneError: there are none, or none can go.
+        """
+        found = self._removed(choices)
+        self._repaired(found)
+        return found
+
+    def finished(self, found: Attempt) -> tuple[onnx.ModelProto, Plan, Report]:
+        """The model, what went, and figures."""
+        plan = make_plan(sha256_model(self.source), self.groups, found.choices, found.alive)
+        report = self._report(found)
         self.tell("done", 1.0)
-        return repair.model, plan, report
+        return found.repair.model, plan, report
+
+    def _to_target(self, scores: Scores) -> tuple[Attempt, list[Trial]]:
+        drops = [t for t in self.request.target if t.quantity == "drop"]
+        budget = self.budget(scores, [t for t in self.request.target if t.quantity != "drop"])
+        if not drops:
+            return self.within(budget), []
+        scorer = self.request.scorer
+        assert scorer is not None
+        self.tell("evaluating the model", self.shares["select"][0])
+        search = Drop(drops[0], budget, self.within, scorer, scorer(self.source))
+        return search.run(), search.trials
 
     # ---- before ----
 
@@ -173,39 +209,47 @@ class Pruning:
 
     # ---- the removal ----
 
-    def _choose(self, evidence: Evidence) -> list[Choice]:
-        scores = score(evidence.context(self.groups, self.request.seed), self.options.criterion)
-        if self.request.target:
-            choices, reached = choose_to_target(self.groups, self.options, scores, self.request.target)
-            self.options = replace(self.options, ratio=reached)
-        else:
-            choices = choose(self.groups, self.options, scores)
-        return [c for c in choices if c.count]
-
-    def _remove(
-        self, checker: Checker, traced: Prepared, choices: list[Choice], proven: Lossless | None
-    ) -> tuple[onnx.ModelProto, list[Choice], Verification | None]:
+    def _removed(self, choices: list[Choice]) -> Attempt:
         """Slices the weights; groups that fail their check stay."""
+        if not choices:
+            raise NothingToPruneError(
+                nothing(self.groups, self.options) if self.proven is None else "every channel does something"
+            )
+        self.clock("select")
+        self.tell("surgery", self.shares["surgery"][0])
+        pruned, choices, verification = self._cut(choices)
+        return Attempt(choices, alive_after(self.groups, choices), verification, Repair(pruned, self.prepared.model, pruned))
+
+    def _cut(self, choices: list[Choice]) -> tuple[onnx.ModelProto, list[Choice], Verification | None]:
         if not self.request.check:
-            pruned = apply_alive(traced.model, self.groups, alive_after(self.groups, choices))
+            pruned = apply_alive(self.traced.model, self.groups, alive_after(self.groups, choices))
             self.clock("surgery")
             return pruned, choices, None
-        pruned, choices, verification = checker.prune(choices, part(self.tell, self.shares["surgery"]))
+        pruned, choices, verification = self.checker.prune(choices, part(self.tell, self.shares["surgery"]))
         self.clock("surgery and verification")
         if not choices:
-            raise NothingToPruneError(f"no group passed its check: {checker.put_back[0].reason}")
-        if proven is not None and verification is not None and verification.passed:
+            raise NothingToPruneError(f"no group passed its check: {self.checker.put_back[0].reason}")
+        if self.proven is not None and verification is not None and verification.passed:
             verification = verify_lossless(self.prepared, self.groups, pruned, seed=self.request.seed)
         return pruned, choices, verification
 
     # ---- the repair ----
 
-    def _repair(self, pruned: onnx.ModelProto, alive: Mask, evidence: Evidence, *, exact: bool) -> _Repair:
-        repair = _Repair(pruned, self.prepared.model, pruned)
-        if self.request.merge and evidence.expected is not None:
-            expected, evidence.expected = evidence.expected, None
+    def _repaired(self, found: Attempt) -> None:
+        """Makes up for what went, and proves the result."""
+        exact = all(c.group.exact for c in found.choices)
+        self._repair(found.repair, found.alive, exact=exact)
+        if found.repair.changed and exact and found.verification is not None:
+            found.verification = self.checker.verify(found.repair.model, found.alive) or found.verification
+            self.clock("verification of the result")
+
+    def _repair(self, repair: Repair, alive: Mask, *, exact: bool) -> None:
+        expected = self.evidence.expected
+        if not self.request.target:
+            self.evidence.expected = None  # there is no other attempt
+        if self.request.merge and expected is not None:
             repair.merging = merge_channels(
-                self.prepared, self.groups, alive, pruned, expected.statistics, unknown=expected.unknown
+                self.prepared, self.groups, alive, repair.model, expected.statistics, unknown=expected.unknown
             )
             repair.model = repair.after = repair.merging.model
             self.clock("merging")
@@ -218,9 +262,8 @@ class Pruning:
             known = {t.name for t in self.prepared.model.graph.initializer}
             fresh = {t.name for t in repair.model.graph.initializer} - known
             repair.model, repair.shared = share_initializers(repair.model, keep=fresh)
-        return repair
 
-    def _fit(self, repair: _Repair, alive: Mask, samples: Samples) -> None:
+    def _fit(self, repair: Repair, alive: Mask, samples: Samples) -> None:
         start = repair.model if self.home is None else apply_alive(self.reference.model, self.groups, alive)
         repair.fits = reconstruct(
             self.reference,
@@ -248,34 +291,25 @@ class Pruning:
 
     # ---- the report ----
 
-    def _report(
-        self,
-        choices: list[Choice],
-        alive: Mask,
-        checker: Checker,
-        verification: Verification | None,
-        repair: _Repair,
-        proven: Lossless | None,
-        evidence: Evidence,
-    ) -> Report:
-        groups = self.groups
+    def _report(self, found: Attempt) -> Report:
+        groups, repair, proven, checker = self.groups, found.repair, self.proven, self.checker
         self.tell("comparing outputs", self.shares["report"][0])
         likeness = []
         if self.samples is not None:
             likeness = fidelity(repair.before, repair.after, self.samples, providers=self.providers)
         report = Report(
             count_params(groups),
-            count_params(groups, alive),
+            count_params(groups, found.alive),
             total_macs(groups, self.prepared.graph),
-            total_macs(groups, import_graph(repair.model), alive),
+            total_macs(groups, import_graph(repair.model), found.alive),
             model_size(self.source),
             model_size(repair.model),
-            rows(groups, choices),
+            rows(groups, found.choices),
             groups.frozen,
             groups.trace.unknown,
             groups.trace.failures,
             checker.put_back,
-            verification,
+            found.verification,
             checker.unverified if self.request.check else "not asked for",
             dict(self.prepared.shapes),
             self.clock.seconds,
@@ -286,29 +320,18 @@ class Pruning:
             None if proven is None else {g: {str(k): n for k, n in kinds.items()} for g, kinds in proven.counts().items()},
             merges=None if repair.merging is None else repair.merging.merges,
             shared=repair.shared,
-            gradients="" if evidence.gradients is None else evidence.gradients.backend,
+            gradients="" if self.evidence.gradients is None else self.evidence.gradients.backend,
             resumed="" if self.journal is None else str(self.journal),
         )
         if repair.fits is not None:
-            members = {c.group.id: c.group.members for c in choices}
+            members = {c.group.id: c.group.members for c in found.choices}
             axes = input_axes(self.prepared.model, groups.trace.shape_of)
             report.losses = group_losses(repair.fits.fits, members, axes)
+        if found.budget is not None:
+            report.targets, report.unmet = found.budget.reached(repair.model, found.alive), found.budget.unmet
         self.clock("report")
         return report
 
     def _calibration(self) -> str:
         texts = [] if self.samples is None else [self.samples.origin, "" if self.home is None else self.home.text]
         return "; ".join(t for t in texts if t)
-
-
-def _nothing(groups: Groups, options: Options) -> str:
-    """Why no unit goes."""
-    if groups.groups:
-        return f"at ratio {options.ratio:g} with these options no group loses a unit ({len(groups.groups)} groups could)"
-    if not groups.frozen:
-        return "the model has no weights"
-    sizes = {name: math.prod(weight.shape) for name, weight in groups.trace.weights.items()}
-    channels = [f for f in groups.frozen if f.axis < 2] or groups.frozen  # not the taps of a kernel
-    held = max(channels, key=lambda f: (f.inexact, sizes[f.weight]))
-    hint = "; `width` prunes such axes too" if held.inexact else ""
-    return f"no group can be pruned; for example axis {held.axis} of {held.weight!r}: {held.reason}{hint}"

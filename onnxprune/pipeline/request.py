@@ -9,13 +9,14 @@ from typing import Any, get_args
 
 import onnx
 
+from onnxprune.budget.targets import Target
 from onnxprune.calibrate.batch import Samples
 from onnxprune.calibrate.labels import with_labels
 from onnxprune.errors import UsageError
+from onnxprune.pipeline.drop import Scorer
 from onnxprune.pipeline.stages import Shapes
 from onnxprune.recover.solve import Mode
 from onnxprune.select.allocate import Options
-from onnxprune.select.target import Quantity
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Request:
     """
 
     options: Options
-    target: Mapping[Quantity, float]
+    target: Sequence[Target]
     width: bool
     data: Any
     samples: int
@@ -42,12 +43,18 @@ class Request:
     shapes: Shapes | None
     check: bool
     seed: int
+    closest: bool = False
+    scorer: Scorer | None = None
 
     def __post_init__(self) -> None:
         if self.lossless and self.data is not None:
             raise UsageError("lossless removes what provably does nothing: there is nothing to learn from data")
         if self.lossless and self.merge:
             raise UsageError("lossless removes what provably does nothing: there is nothing to merge")
+        if self.scorer is None and any(t.quantity == "drop" for t in self.target):
+            raise UsageError("target drop is about a metric: give data to evaluate on")
+        if self.closest and not self.target:
+            raise UsageError("closest is about a target, and there is none")
         if self.reconstruct not in (None, *get_args(Mode)):
             raise UsageError(f"reconstruct {self.reconstruct!r} is none of {', '.join(get_args(Mode))}")
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import onnx_graphsurgeon as gs
 
+from onnxprune.budget.reached import Reached, Trial
 from onnxprune.groups.classes import Mask
 from onnxprune.groups.group import Frozen, Groups
 from onnxprune.proof.oracle import Verification
@@ -70,6 +71,9 @@ class Report:
         merges: what merging did to each linear node that read removed channels; None where that was not asked for.
         shared: names of tensors that are gone -> those of equal ones.
         gradients: how those that the criterion judges by were made; empty where it judges by others.
+        targets: what was asked for and what the result has.
+        trials: models that were evaluated for what a metric may lose.
+        unmet: why the targets can't be met, where the closest model was asked for.
         resumed: what was taken over from an earlier run, and where it lies; empty where there was no folder for it.
     """
 
@@ -98,6 +102,9 @@ class Report:
     shared: dict[str, str] = field(default_factory=dict)
     gradients: str = ""
     resumed: str = ""
+    targets: list[Reached] = field(default_factory=list)
+    trials: list[Trial] = field(default_factory=list)
+    unmet: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""

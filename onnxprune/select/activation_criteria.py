@@ -54,7 +54,7 @@ def flap(context: ScoreContext) -> Scores:
     return _per_channel(context, lambda s: _variance(s) * sum(np.einsum("ij,ij->i", w, w) for w in s.weights))
 
 
-@criterion("obs", needs_data=True)
+@criterion("obs", needs_data=True, knows_losses=True)
 def obs(context: ScoreContext) -> Scores:
     """Greedy optimal brain surgeon on channel covariances: what the readers lose although the other channels make up for it.
 

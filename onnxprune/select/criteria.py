@@ -44,18 +44,20 @@ class Criterion:
         function: from the context to importances.
         needs_data: it reads `ScoreContext.statistics`.
         needs_gradients: it reads `ScoreContext.gradients`.
+        knows_losses: its scores come with curves: what is lost by how many units go.
     """
 
     function: CriterionFunction
     needs_data: bool = False
     needs_gradients: bool = False
+    knows_losses: bool = False
 
 
 _criteria: dict[str, Criterion] = {}
 
 
 def criterion(
-    name: str, *, needs_data: bool = False, needs_gradients: bool = False
+    name: str, *, needs_data: bool = False, needs_gradients: bool = False, knows_losses: bool = False
 ) -> Callable[[CriterionFunction], CriterionFunction]:
     """Registers a criterion: from a `ScoreContext` to one array of importances for each bucket of each group.
 
@@ -63,10 +65,11 @@ def criterion(
         name: what users ask for; a later registration replaces an earlier one.
         needs_data: it is only called with statistics of activations.
         needs_gradients: it is only called with gradients of gates, which are made from samples too.
+        knows_losses: its scores come with curves: what is lost by how many units go.
     """
 
     def register(function: CriterionFunction) -> CriterionFunction:
-        _criteria[name] = Criterion(function, needs_data, needs_gradients)
+        _criteria[name] = Criterion(function, needs_data, needs_gradients, knows_losses)
         return function
 
     return register
@@ -112,6 +115,15 @@ def find(name: str) -> Criterion:
     if name not in _criteria:
         raise UsageError(f"unknown criterion {name!r}; there are {', '.join(criteria())}")
     return _criteria[name]
+
+
+def knows_losses(name: str) -> bool:
+    """Whether a criterion tells what each width of a group loses.
+
+    Raises:
+        UsageError: there is no such criterion.
+    """
+    return find(name).knows_losses
 
 
 def score(context: ScoreContext, name: str) -> Scores:

@@ -32,7 +32,7 @@ def taylor(context: ScoreContext) -> Scores:
     return _completed(context, context.gradients.magnitudes)
 
 
-@criterion("fisher", needs_gradients=True)
+@criterion("fisher", needs_gradients=True, knows_losses=True)
 def fisher(context: ScoreContext) -> Scores:
     """Half the mean squared gradient of the unit's gate: by how much the loss grows without the unit, to second order.
 

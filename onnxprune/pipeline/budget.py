@@ -1,0 +1,120 @@
+"""Targets of one pruning: limits before, and what was reached after."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import onnx
+
+from onnxprune.budget.allocation import Limit
+from onnxprune.budget.choose import choose_within, narrowest
+from onnxprune.budget.costs import Cost
+from onnxprune.budget.kinds import Setting
+from onnxprune.budget.memory import Memory
+from onnxprune.budget.reached import Reached
+from onnxprune.budget.targets import Target
+from onnxprune.errors import BudgetError
+from onnxprune.groups.classes import Mask
+from onnxprune.select.allocate import Choice, Options, ranked
+from onnxprune.select.context import Scores
+
+ROUNDS = 3
+
+
+@dataclass
+class Budget:
+    """Chooses what goes within targets, and once more where the result is off.
+
+    Attributes:
+        setting: what costs are made from.
+        options: what may go, and the ranking.
+        scores: of the criterion.
+        targets: of costs.
+        closest: where they can't be met, as little as possible stays instead of an error.
+        unmet: why they can't be met.
+    """
+
+    setting: Setting
+    options: Options
+    scores: Scores
+    targets: Sequence[Target]
+    closest: bool = False
+    unmet: str = ""
+    rounds: int = 0
+    _scale: dict[str, float] = field(default_factory=dict)
+    _held: set[str] = field(default_factory=set)
+
+    def choose(self) -> list[Choice]:
+        """What goes.
+
+        Raises:
+            BudgetError: no choice is within the targets, and `closest` was not asked for.
+        """
+        self.rounds += 1
+        groups = self.setting.groups
+        choices = [c for c in ranked(groups, self.options, self.scores) if c.group.id not in self._held]
+        try:
+            found = choose_within(groups, choices, self.options, self.scores, self.limits())
+        except BudgetError as error:
+            if not self.closest:
+                raise
+            self.unmet = str(error)
+            found = narrowest(groups, choices, self.options)
+        return [c for c in found if c.count]
+
+    def limits(self) -> list[Limit]:
+        """The targets, scaled by what former results were off."""
+        found = []
+        for target in self.targets:
+            most = self._most(target) * self._scale.get(target.quantity, 1.0)
+            cost = self.setting.cost(target.quantity)
+            parts: Sequence[Cost] = cost.steps(most) if isinstance(cost, Memory) else [cost]
+            found += [Limit(part, most, str(target)) for part in parts]
+        return found
+
+    def _most(self, target: Target) -> float:
+        return target.most(self.setting.cost(target.quantity).total({}))
+
+    def off(self, model: onnx.ModelProto, alive: Mask, put_back: Sequence[str] = (), *, counted: bool = False) -> bool:
+        """Whether widths have to be chosen again, with limits scaled by what the result is off.
+
+        Args:
+            model: the pruned model.
+            alive: labels that are left in it.
+            put_back: groups that failed their check, which stay whole from now on.
+            counted: only what is counted is looked at: fitted weights change no time.
+
+        Raises:
+            ModelError: it can't be measured.
+        """
+        if self.unmet or self.rounds >= ROUNDS:
+            return False
+        targets = [t for t in self.targets if not counted or not self.setting.cost(t.quantity).tolerance]
+        found = [r for r in self.reached(model, alive, targets) if not self._near(r)]
+        for r in found:
+            self._scale[r.quantity] = self._scale.get(r.quantity, 1.0) * r.limit / r.after
+        self._held |= set(put_back)
+        return bool(found)
+
+    def _near(self, r: Reached) -> bool:
+        """It is met, and a measurement is not far below the limit either, where it was what stopped the removal."""
+        if not r.met:
+            return False
+        tolerance = self.setting.cost(r.quantity).tolerance
+        return not tolerance or len(self.targets) > 1 or r.after >= r.limit * (1 - tolerance)
+
+    def reached(self, model: onnx.ModelProto, alive: Mask, targets: Sequence[Target] | None = None) -> list[Reached]:
+        """What a pruned model has of each target."""
+        rows = []
+        for target in self.targets if targets is None else targets:
+            cost = self.setting.cost(target.quantity)
+            before, most, after = cost.total({}), self._most(target), cost.measure(model, alive)
+            met = after <= most * (1 + cost.tolerance) + 1e-9 * before
+            rows.append(Reached(target.quantity, str(target), cost.unit, before, most, after, met, self.rounds))
+        return rows
+
+    def within(self, *targets: Target) -> Budget:
+        """The same with further targets, from the beginning."""
+        others = [t for t in self.targets if all(t.quantity != new.quantity for new in targets)]
+        return replace(self, targets=[*others, *targets], rounds=0, unmet="", _scale=dict(self._scale), _held=set(self._held))
