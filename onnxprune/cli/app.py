@@ -11,6 +11,8 @@ from onnxprune.cli.inspect import inspect
 from onnxprune.cli.prune import prune
 from onnxprune.cli.score import score
 from onnxprune.cli.screen import Screen
+from onnxprune.cli.search import search
+from onnxprune.cli.sensitivity import sensitivity
 from onnxprune.cli.verify import verify
 
 EXIT_CODES = (
@@ -27,7 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (prune, apply, verify, inspect, score):
+for command in (prune, apply, verify, inspect, score, sensitivity, search):
     app.command()(command)
 
 

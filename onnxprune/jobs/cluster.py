@@ -271,20 +271,27 @@ def open_cluster(backend: str = "processes", *, workers: int | None = None, addr
     Raises:
         UsageError: there is no such backend, an option does not go with it, it is not installed, or nobody answers.
     """
+    check_backend(backend, workers, address)
+    if backend == "processes":
+        wanted = cores() if workers is None else workers
+        return Inline() if wanted == 1 else Processes(wanted)
+    return Dask(address or "") if backend == "dask" else Ray(address or "auto")
+
+
+def check_backend(backend: str, workers: int | None, address: str | None) -> None:
+    """Raises `UsageError` unless these options go together; see `open_cluster`."""
     if backend not in get_args(Backend):
         raise UsageError(f"backend {backend!r} is none of {', '.join(get_args(Backend))}")
     if backend == "processes":
         if address is not None:
             raise UsageError("an address is that of a cluster: choose the backend dask or ray")
-        wanted = cores() if workers is None else workers
-        if wanted < 1:
-            raise UsageError(f"workers must be at least 1, not {wanted}")
-        return Inline() if wanted == 1 else Processes(wanted)
+        if workers is not None and workers < 1:
+            raise UsageError(f"workers must be at least 1, not {workers}")
+        return
     if workers is not None:
         raise UsageError(f"workers are those of the {backend} cluster: leave out their number")
     if address is None and backend == "dask":
         raise UsageError("the dask backend needs the address of its scheduler, such as tcp://10.0.0.1:8786")
-    return Dask(address or "") if backend == "dask" else Ray(address or "auto")
 
 
 def cores() -> int:

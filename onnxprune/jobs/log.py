@@ -66,6 +66,10 @@ class Log:
         self._write(b'{"crc": %d, "record": %s}\n' % (zlib.crc32(record), record))
         self.results[key] = plain
 
+    def forget(self, key: str) -> None:
+        """A result is not valid any more; the next one of its key takes its place."""
+        self.results.pop(key, None)
+
     def close(self) -> None:
         """Lets go of the file."""
         self._file.close()
@@ -96,7 +100,7 @@ class Log:
             return
 
     def _take(self, line: bytes) -> None:
-        """Reads a line; the first result of a key counts."""
+        """Reads a line; the last result of a key counts."""
         if not line.strip():
             return
         try:
@@ -104,7 +108,7 @@ class Log:
             record = held["record"]
             if zlib.crc32(_text(record)) != held["crc"]:
                 raise ValueError
-            self.results.setdefault(record["key"], record["data"])
+            self.results[record["key"]] = record["data"]
         except (ValueError, KeyError, TypeError):
             self.damaged += 1
 

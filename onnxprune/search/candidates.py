@@ -6,8 +6,8 @@ evolution strategy of `PARENTS` parents, generation by generation. What is propo
 whole generations only, never from the order in which workers finish. Several budgets go through their generations side by
 side.
 
-Source: level switches of Frantar & Alistarh 2022, "SPDY", section 3, there without costs per switch; evolution of Sieberling
-et al. 2024, "EvoPress", algorithm 1.
+Source: Sieberling et al. 2024, "EvoPress", for evolution by level switches, there between layers of equal size; Frantar et
+al. 2022, "SPDY", for candidates stitched from a bank of layers.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ class Population:
 
     Attributes:
         start: the allocation to begin with.
-        limit: that all candidates keep.
+        limits: that all candidates keep.
         errors: of all candidates that were run, relative squared error of the outputs.
     """
 
     start: dict[str, int]
-    limit: Limit
+    limits: Sequence[Limit]
     rng: np.random.Generator
     errors: dict[_Key, float] = field(default_factory=dict)
 
@@ -115,7 +115,7 @@ class LevelSwitches:
         others = [g for g in self.levels if g not in given and result[g] < self.levels[g][-1]]
         raised = 0
         for g in rng.permutation(others).tolist() if others else ():
-            wider = self.widest(result, g, population.limit)
+            wider = self.widest(result, g, population.limits)
             if wider > result[g]:
                 result[g] = wider
                 raised += 1
@@ -123,11 +123,13 @@ class LevelSwitches:
                 break
         return result if raised else None
 
-    def widest(self, widths: Mapping[str, int], group: str, limit: Limit) -> int:
-        """The widest level of a group that keeps the limit."""
+    def widest(self, widths: Mapping[str, int], group: str, limits: Sequence[Limit]) -> int:
+        """The widest level of a group that keeps the limits."""
         own = np.array([n for n in self.levels[group] if n >= widths[group]])
-        costs = limit.cost.table(widths, {group: own})[group]
-        fits = own[costs <= limit.most * (1 + 1e-9)]
+        kept = np.ones(own.size, np.bool_)
+        for limit in limits:
+            kept &= limit.cost.table(widths, {group: own})[group] <= limit.most * (1 + 1e-9)
+        fits = own[kept]
         return int(fits[-1]) if fits.size else widths[group]
 
 
@@ -165,8 +167,8 @@ def evolve(
                 jobs.append(Job(key, (removed,)))
                 owners.setdefault(key, []).append((population, _key(widths)))
         for done in run_jobs(candidate_error, shared, jobs, cluster, log):
-            for population, widths in owners[done.job.key]:
-                population.errors[widths] = float("inf") if done.value is None else float(done.value)
+            for population, own in owners[done.job.key]:
+                population.errors[own] = float("inf") if done.value is None else float(done.value)
             ran = sum(len(p.errors) for p in populations)
             progress("judging candidates", ran / max(candidates * len(populations), 1))
 

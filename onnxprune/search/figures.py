@@ -41,7 +41,7 @@ def sensitivity_plot(found: Sensitivity, title: str, form: str) -> bytes:
                 _figures(own, curve, found.metric)
         handles = {text: line for own in figure.axes for line, text in zip(*own.get_legend_handles_labels(), strict=True)}
         figure.legend(handles.values(), handles, loc="outside lower center", ncols=4, frameon=False)
-        return save()
+        return bytes(save())
 
 
 def _curve(own: Any, curve: GroupCurve) -> None:
@@ -96,7 +96,7 @@ def front_plot(front: Front, title: str, form: str) -> bytes:
             if name != "latency":
                 own.xaxis.set_major_formatter(lambda value, place: si(value))
         figure.axes[0].set_ylabel(front.worth_title)
-        return save()
+        return bytes(save())
 
 
 def _draw_front(own: Any, front: Front, models: Sequence[Card], name: str) -> None:

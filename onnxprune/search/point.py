@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
@@ -13,8 +13,6 @@ from numpy.typing import NDArray
 from onnxprune.errors import ModelError, VerificationError
 from onnxprune.io.load import MAX_PROTOBUF_BYTES, model_size
 from onnxprune.metrics.score import Score
-from onnxprune.pipeline.evidence import Evidence
-from onnxprune.pipeline.pruning import Pruning
 from onnxprune.pipeline.stages import Clock
 from onnxprune.report.evaluate import evaluate
 from onnxprune.report.report import Report
@@ -56,31 +54,6 @@ class Marks:
         return cls(score.value, score.samples, score.predictions, score.totals, score.weights)
 
 
-class Given(Pruning):
-    """A pruning whose choice is known already.
-
-    Args:
-        opened: the source, analysed; not changed.
-        removed: what goes.
-    """
-
-    def __init__(self, opened: Pruning, removed: Removed) -> None:
-        self.__dict__.update(opened.__dict__)
-        self.clock = Clock()
-        self.removed = removed
-
-    def _gather(self) -> Evidence:
-        return Evidence()
-
-    def _choose(self, evidence: Evidence) -> list[Choice]:
-        by_id = {g.id: g for g in self.groups.groups}
-        return [
-            Choice(by_id[g], [list(rows) for rows in buckets], [np.zeros(len(b)) for b in by_id[g].buckets])
-            for g, buckets in self.removed.items()
-            if any(buckets)
-        ]
-
-
 def make_point(shared: Shared, removed: Removed) -> Made:
     """Job: the pruned model, proven and scored.
 
@@ -89,7 +62,15 @@ def make_point(shared: Shared, removed: Removed) -> Made:
         ModelError: it can't be run on the data.
     """
     own = bench(shared)
-    model, plan, report = Given(own.pruning, removed).run()
+    pruning = copy(own.pruning)
+    pruning.clock, pruning.checker = Clock(), replace(pruning.checker, put_back=[])
+    by_id = {g.id: g for g in pruning.groups.groups}
+    choices = [
+        Choice(by_id[g], [list(rows) for rows in buckets], [np.zeros(len(b)) for b in by_id[g].buckets])
+        for g, buckets in removed.items()
+        if any(buckets)
+    ]
+    model, plan, report = pruning.finished(pruning.attempt(choices))
     found = report.verification
     if found is not None and not found.passed:
         raise VerificationError(found.message or "the results differ")
@@ -103,9 +84,7 @@ def make_point(shared: Shared, removed: Removed) -> Made:
 def figures_of(report: Report) -> dict[str, Any]:
     """What a card says of a pruning."""
     whole = report.to_dict()
-    lost: Sequence[tuple[float, float]] = [
-        (f.lost_before, f.lost_after) for f in report.fits if f.lost_before is not None and f.lost_after is not None
-    ]
+    fitted = [f for f in report.fits if not f.reason]
     return {
         "macs": report.macs_after,
         "params": report.params_after,
@@ -118,9 +97,9 @@ def figures_of(report: Report) -> dict[str, Any]:
         "criterion": report.criterion,
         "fidelity": whole["fidelity"],
         "fits": {
-            "nodes": len(report.fits),
-            "lost_before": median(b for b, _ in lost) if lost else None,
-            "lost_after": median(a for _, a in lost) if lost else None,
+            "nodes": len(fitted),
+            "lost_before": median(f.lost_before for f in fitted) if fitted else None,
+            "lost_after": median(f.lost_after for f in fitted) if fitted else None,
         },
         "seconds": report.seconds,
     }

@@ -142,18 +142,17 @@ def predicted(study: Study, ratios: Sequence[float] = RATIOS) -> Sensitivity:
     curves = []
     for choice in study.choices:
         g = choice.group
-        loss = study.losses.get(g.id)
+        loss = study.losses[g.id] if g.id in study.known else None
         points = []
         for ratio in shares:
             gone = count(g.units, ratio)
             figures = {n: c.total({g.id: g.units - gone}) for n, c in costs.items()}
             expected = None if loss is None or gone >= loss.size else sqrt(max(float(loss[gone]), 0.0))
             points.append(Point(ratio, gone, **figures, predicted=expected))
-        own = study.sensitivity.get(g.id)
+        own = study.evidence.sensitivity.get(g.id)
         curves.append(GroupCurve(g.id, g.kind, g.units, g.exact, list(g.members), own, points))
     whole = {n: c.total({}) for n, c in costs.items()}
-    origin = study.samples.origin if study.samples else ""
-    return Sensitivity(study.sha256, origin, shares, **whole, groups=curves)
+    return Sensitivity(study.sha256, study.held.origin, shares, whole["macs"], whole["params"], whole["size"], groups=curves)
 
 
 def count(units: int, ratio: float) -> int:

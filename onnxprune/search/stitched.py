@@ -5,8 +5,8 @@ up for once some of its channels are gone has a closed form (`onnxprune.recover.
 
     x_R ~ mean_R + M (x_S - mean_S)        W' = W + M' W_R  in the rows of S        b' = b + (mean_R - M mean_S)' W_R
 
-S are channels of the group that stay, and those of no group. So the change of a node's weights by one level of one group does
-not depend on other groups: it is solved once and kept (the bank), and a candidate is a sum of such changes. Weights are
+S are channels of the group that stay, and those of no group. So the change of a node's weights by one level of one group
+does not depend on other groups: it is solved once and kept (the bank), and a candidate is a sum of such changes. Weights are
 inputs of the session, so a candidate costs a run over the samples and nothing else.
 """
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from rich import box
 from rich.table import Table
@@ -90,23 +90,57 @@ def front_table(front: Front) -> Table:
 
 
 def _row(card: Card, front: Front) -> list[str]:
-    def share(name: str, text: str) -> str:
-        dense = front.dense.figures.get(name)
-        return text if card is front.dense or not dense else f"{text}  {card.figures[name] / dense:4.0%}"
+    def share(name: str, text: Callable[[float], str]) -> str:
+        own, dense = card.figures.get(name), front.dense.figures.get(name)
+        if own is None:
+            return ""
+        return text(own) if card is front.dense or not dense else f"{text(own)}  {own / dense:4.0%}"
 
     if card.failed:
         return [card.name, "", "", "", "", "", "", f"failed: {card.failed}"]
-    figures = card.figures
     worth = "" if card.worth is None else front.worth_text(card.worth)
-    ms = figures.get("latency")
     interval = "" if card.interval is None else f"{card.interval[0]:+.2f} to {card.interval[1]:+.2f}"
     return [
         card.name,
-        share("macs", si(figures["macs"])),
-        share("params", si(figures["params"])),
-        share("size", f"{si(figures['size'])}B"),
-        "" if ms is None else share("latency", f"{ms:.3g} ms"),
+        share("macs", si),
+        share("params", si),
+        share("size", lambda n: f"{si(n)}B"),
+        share("latency", lambda ms: f"{ms:.3g} ms"),
         worth,
         interval,
         "dominated" if card.dominated else "",
     ]
+
+
+def front_notes(front: Front, untimed: str) -> list[Note]:
+    """What the figures are."""
+    details = front.details
+    notes = [Note("calibration", details["calibration"])]
+    evaluation = details["evaluation"]
+    if evaluation is not None:
+        notes.append(Note("evaluated", f"{evaluation['data']}: {front.worth_title}; intervals are of the change"))
+        if evaluation["samples_used_for_calibration"]:
+            text = f"{evaluation['samples_used_for_calibration']:,} of them were used for calibration: the figures flatter"
+            notes.append(Note("not held out", text, "bold yellow"))
+    else:
+        notes.append(Note(front.worth_title, "of the outputs on the calibration samples, next to the source: it flatters"))
+    searched = [c for c in front.cards if c.details.get("search")]
+    if searched:
+        gains = [c.details["search"]["best_error"] / (c.details["search"]["knapsack_error"] or 1.0) for c in searched]
+        text = f"{details['candidates']} for each model; error before the fit {min(gains) - 1:+.0%} to {max(gains) - 1:+.0%}"
+        notes.append(Note("candidates", text))
+    if untimed:
+        notes.append(Note("not timed", untimed, "bold yellow"))
+    elif front.dense.figures.get("latency") is not None:
+        notes.append(Note("latency", "median, all models in turn, one sample, ONNX Runtime on this CPU"))
+    proofs = [c.details["verification"] for c in front.cards if not c.failed]
+    proven = [v for v in proofs if v is not None]
+    if proven:
+        text = f"{len(proven)} of {len(front.cards)}; largest relative error {max(v['error'] for v in proven):.1e}"
+        notes.append(Note("verified", text))
+    if len(proven) < len(proofs):
+        reason = next(c.details["unverified"] for c in front.cards if not c.failed and c.details["verification"] is None)
+        notes.append(Note("not verified", reason or "a statistic runs over what went", "bold yellow"))
+    if details["resumed"]:
+        notes.append(Note("resumed", f"{plural(details['resumed'], 'model')} of an earlier run"))
+    return notes

@@ -45,7 +45,7 @@ def test_a_changed_byte_costs_no_more_than_its_line(tmp_path):
         assert log.damaged == 1
 
 
-def test_the_first_result_of_a_key_counts_once(tmp_path):
+def test_a_key_counts_once_and_its_result_changes_only_if_it_was_given_up(tmp_path):
     path = tmp_path / "log.jsonl"
     with Log(path) as log:
         log.add("a", 1)
@@ -54,6 +54,10 @@ def test_the_first_result_of_a_key_counts_once(tmp_path):
     path.write_bytes(line + line)
     with Log(path) as log:
         assert log.results == {"a": 1}
+        log.forget("a")
+        log.add("a", 3)
+    with Log(path) as log:
+        assert log.results == {"a": 3}
 
 
 def test_what_is_read_now_is_what_is_read_later(tmp_path):
