@@ -37,8 +37,10 @@ def sensitivity_plot(found: Sensitivity, title: str, form: str) -> bytes:
         for place, own in enumerate(axes.flat):
             own.set_axis_off() if place >= len(found.groups) else _curve(own, found.groups[place])
         if found.metric is not None:
+            values = [p.metric for c in found.groups for p in c.points if p.metric is not None]
+            bounds = min([*values, found.metric["value"]]), max([*values, found.metric["value"]])
             for own, curve in zip(axes.flat, found.groups, strict=False):
-                _figures(own, curve, found.metric)
+                _figures(own, curve, found.metric, bounds)
         handles = {text: line for own in figure.axes for line, text in zip(*own.get_legend_handles_labels(), strict=True)}
         figure.legend(handles.values(), handles, loc="outside lower center", ncols=4, frameon=False)
         return bytes(save())
@@ -48,6 +50,9 @@ def _curve(own: Any, curve: GroupCurve) -> None:
     own.set_title(f"{curve.id}  {curve.units} {curve.kind}", fontsize=8)
     own.set_yscale("log")
     own.set_ylim(_FLOOR, 3)
+    own.yaxis.set_major_formatter(lambda value, place: f"{value:.3g}")
+    own.xaxis.set_major_formatter(lambda value, place: f"{value:.0%}")
+    own.set_xlim(0, 1)
     own.tick_params(labelsize=7)
     own.grid(alpha=0.3)
     for name, style, color in (
@@ -61,12 +66,14 @@ def _curve(own: Any, curve: GroupCurve) -> None:
             own.plot([r for r, _ in held], [max(e, _FLOOR) for _, e in held], style, color=color, ms=3, lw=1.2, label=label)
 
 
-def _figures(own: Any, curve: GroupCurve, metric: dict[str, Any]) -> None:
+def _figures(own: Any, curve: GroupCurve, metric: dict[str, Any], bounds: tuple[float, float]) -> None:
     held = [(p.ratio, p.metric) for p in curve.points if p.metric is not None]
     if held:
         other = own.twinx()
         other.plot([r for r, _ in held], [v for _, v in held], "s-", color=_METRIC, ms=3, lw=1.2, label=metric["title"])
         other.axhline(metric["value"], color=_METRIC, lw=0.6, ls="--")
+        margin = 0.05 * (bounds[1] - bounds[0]) or 1.0
+        other.set_ylim(bounds[0] - margin, bounds[1] + margin)
         other.tick_params(labelsize=7, colors=_METRIC)
 
 
