@@ -139,9 +139,9 @@ def search(
     from onnxprune.search.family import shares
 
     shares(points, least)
-    _prepare(output, resume=resume)
     with ExitStack() as held:
         opened_workers = held.enter_context(study.workers(backend, workers, address))
+        _prepare(output, resume=resume)
         progress = held.enter_context(screen.progress())
         front, untimed = _searched(
             given, output, quantity, points, least, candidates, opened_workers, progress, latency=latency

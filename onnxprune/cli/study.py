@@ -164,7 +164,7 @@ def _samples(given: Given, model: onnx.ModelProto) -> Samples:
 
 @contextmanager
 def workers(backend: str, count: int | None, address: str | None) -> Iterator[Callable[[], Cluster]]:
-    """Opens workers when they are first asked for, and gives them back."""
+    """Opens workers when they are first asked for, those of a cluster at once, and gives them back."""
     from onnxprune.jobs.cluster import check_backend, open_cluster
 
     check_backend(backend, count, address)
@@ -175,6 +175,8 @@ def workers(backend: str, count: int | None, address: str | None) -> Iterator[Ca
             held.append(open_cluster(backend, workers=count, address=address))
         return held[0]
 
+    if backend != "processes":
+        opened()
     try:
         yield opened
     finally:
