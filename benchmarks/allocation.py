@@ -63,9 +63,11 @@ def measure(model: str, target: str, contestant: str, seed: int) -> Record:
         return {"error": str(error)}
     seconds = time.perf_counter() - start
     report = result.report
+    before, after = (onnxprune.evaluate(m, DATA) for m in (path, result.model))
     return {
-        "accuracy": onnxprune.evaluate(result.model, DATA).value,
-        "dense": onnxprune.evaluate(path, DATA).value,
+        "accuracy": after.value,
+        "dense": before.value,
+        "agreement": before.agreement(after),
         "output_error": report.fidelity[0].relative_error,
         "macs": report.macs_after / report.macs_before,
         "params": report.params_after / report.params_before,
@@ -103,9 +105,7 @@ def main() -> None:
         return
     records: list[Record] = json.loads(chosen.out.read_text()) if chosen.out.exists() else []
     known = {(r["model"], r["target"], r["contestant"], r["seed"]) for r in records}
-    wanted = [
-        (m, t, c, s) for s in chosen.seeds for m in chosen.models for t in chosen.targets for c in chosen.contestants
-    ]
+    wanted = [(m, t, c, s) for s in chosen.seeds for m in chosen.models for t in chosen.targets for c in chosen.contestants]
     for case in () if chosen.report else wanted:
         if case in known:
             continue

@@ -89,9 +89,9 @@ def prune(
     Args:
         model: path or model; not changed.
         ratio: share of each group's units that goes, 0 <= ratio < 1; 0.5 where neither it nor a target is given.
-        target: what may stay of `macs`, `params`, `size` (of the file) or `memory` (peak of activations), by quantity or as
-            texts: a share of the source below 1, or a number; `drop` is what the metric may lose (`1%`: of a figure in percent
-            a point), with the least of the other costs. Several hold at once.
+        target: what may stay of `macs`, `params`, `size` (bytes of the file) or `memory` (peak of activations), by quantity
+            or as texts: a share of the source below 1, or a number such as `10MB`; `drop` is what the metric may lose (of a
+            figure in percent, `1%` is a point), at the least multiply-accumulates if it is alone. All hold at once.
         closest: where the targets can't be met, prune as near to them as the options let; `report.unmet` says why.
         evaluation: labelled samples for the target `drop`, in any form that `evaluate` takes.
         metric: for it; by what the samples hold where not given.

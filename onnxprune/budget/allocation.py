@@ -232,4 +232,3 @@ class _Search:
                 widths = wider
             else:
                 closed.add(g)
-

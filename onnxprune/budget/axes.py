@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +26,7 @@ _NEVER = np.iinfo(np.int32).max
 Shape = tuple["int | Axis", ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Axis:
     """One axis.
 
@@ -41,13 +42,22 @@ class Axis:
 
     def at(self, gone: Mapping[str, int]) -> int:
         """Its length with that many units of each group gone."""
-        left = [int(lengths[gone.get(g, 0)]) for g, lengths in self.lengths.items()]
+        return int(self._combined([lengths[gone.get(g, 0)] for g, lengths in self.lengths.items()]))
+
+    def over(self, gone: Mapping[str, int], group: str, counts: NDArray[np.int64]) -> NDArray[np.int64] | int:
+        """Its lengths with these numbers of units of one group gone, and `gone` of the others."""
+        if group not in self.lengths:
+            return self.at(gone)
+        return self._combined([n[counts] if g == group else n[gone.get(g, 0)] for g, n in self.lengths.items()])
+
+    def _combined(self, left: Sequence[Any]) -> Any:
+        """Its length, from what each group leaves of it."""
         if self.apart:
             return self.size - sum(self.size - n for n in left)
-        length = float(self.size)
+        length: Any = float(self.size)
         for n in left:
-            length *= n / self.size
-        return max(round(length), 1)
+            length = length * n / self.size
+        return np.maximum(np.rint(length), 1).astype(np.int64)
 
 
 @dataclass
@@ -76,13 +86,11 @@ class Axes:
             for n, element in enumerate(np.argsort(scores, kind="stable").tolist()):
                 when[bucket[element]] = np.minimum(when[bucket[element]], n + 1)
         own = when < _NEVER
-        for owner, gone in self._layers:
-            if (owner[own] < 0).all():
-                break
-        else:
-            owner, gone = np.full(own.size, -1, np.int32), np.full(own.size, _NEVER, np.int32)
-            self._layers.append((owner, gone))
-        owner[own], gone[own] = k, when[own]
+        layer = next((layer for layer in self._layers if (layer[0][own] < 0).all()), None)
+        if layer is None:
+            layer = np.full(own.size, -1, np.int32), np.full(own.size, _NEVER, np.int32)
+            self._layers.append(layer)
+        layer[0][own], layer[1][own] = k, when[own]
 
     def gone(self, widths: Widths) -> dict[str, int]:
         """Units that go of each group."""
@@ -145,4 +153,3 @@ def touched(shapes: Sequence[Shape | None]) -> frozenset[str]:
 def sizes(shape: Shape | None, gone: Mapping[str, int]) -> tuple[int, ...] | None:
     """A shape with that many units of each group gone."""
     return None if shape is None else tuple(a.at(gone) if isinstance(a, Axis) else a for a in shape)
-

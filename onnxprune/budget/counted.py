@@ -14,9 +14,10 @@ from functools import cached_property
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
 from onnx import helper
 
-from onnxprune.budget.axes import Axes, sizes, touched
+from onnxprune.budget.axes import Axes, Axis, Shape, sizes, touched
 from onnxprune.budget.costs import Floats, Levels, Widths
 from onnxprune.groups.classes import Mask
 from onnxprune.groups.group import Groups
@@ -34,10 +35,49 @@ class Term:
     Attributes:
         groups: that it depends on.
         value: by how many units of each of them are gone.
+        factor: the value is this times a product of `axes`; None where it is no product.
+        axes: each with its power.
     """
 
     groups: frozenset[str]
     value: Callable[[Mapping[str, int]], float]
+    factor: float | None = None
+    axes: tuple[tuple[Axis, int], ...] = ()
+
+    def over(self, gone: Mapping[str, int], group: str, counts: NDArray[np.int64]) -> Floats:
+        """The value with these numbers of units of one group gone `(counts,)`, and `gone` of the others."""
+        if self.factor is None:
+            return np.array([self.value({**gone, group: n}) for n in counts.tolist()])
+        result = np.full(counts.size, self.factor)
+        for axis, power in self.axes:
+            result *= np.asarray(axis.over(gone, group, counts), np.float64) ** power
+        return result
+
+
+def as_product(shapes: Sequence[Shape | None], value: Callable[[Sequence[tuple[int, ...] | None]], float]) -> Term:
+    """A term of shapes; as a product of axes where trials with longer axes say that it is one.
+
+    Args:
+        shapes: of the tensors that it depends on.
+        value: from concrete shapes.
+    """
+    axes = list(dict.fromkeys(a for s in shapes if s for a in s if isinstance(a, Axis)))
+
+    def at(longer: Mapping[Axis, int]) -> float:
+        return value([None if s is None else tuple(longer[a] if isinstance(a, Axis) else a for a in s) for s in shapes])
+
+    def by_widths(gone: Mapping[str, int]) -> float:
+        return value([sizes(s, gone) for s in shapes])
+
+    whole = {a: a.size for a in axes}
+    dense = at(whole)
+    if not dense:
+        return Term(frozenset(), by_widths)
+    powers = {a: round(math.log2(max(at({**whole, a: 2 * a.size}) / dense, 1.0))) for a in axes}
+    trial = {a: a.size * (2 + k) for k, a in enumerate(axes)}
+    factor = dense / math.prod(float(a.size) ** k for a, k in powers.items())
+    known = math.isclose(at(trial), factor * math.prod(float(trial[a]) ** k for a, k in powers.items()), rel_tol=1e-12)
+    return Term(touched(shapes), by_widths, factor if known else None, tuple((a, k) for a, k in powers.items() if k))
 
 
 class Counted:
@@ -86,11 +126,11 @@ class Counted:
         result = {}
         for group, choices in levels.items():
             own = self._of_group.get(group, [])
-            rest = whole - sum(now[k] for k in own)
-            units = self._axes.units[group]
-            result[group] = np.array(
-                [rest + sum(self._terms[k].value({**gone, group: units - n}) for k in own) for n in choices.tolist()]
-            )
+            counts = self._axes.units[group] - choices
+            total = np.full(choices.size, whole - sum(now[k] for k in own))
+            for k in own:
+                total += self._terms[k].over(gone, group, counts)
+            result[group] = total
         return result
 
     def measure(self, model: onnx.ModelProto, alive: Mask) -> float:
@@ -113,27 +153,17 @@ def macs(groups: Groups, axes: Axes) -> Counted:
         return [t for t in found if t.groups or t.value({})]
 
     terms = collect(groups.trace.graph)
-    return Counted(
-        "macs", "MACs", axes, terms, lambda model, alive: float(total_macs(groups, import_graph(model), alive))
-    )
+    return Counted("macs", "MACs", axes, terms, lambda model, alive: float(total_macs(groups, import_graph(model), alive)))
 
 
 def _node_term(node: gs.Node, scope: Mapping[str, Value], axes: Axes) -> Term:
     attrs = {k: v for k, v in node.attrs.items() if not isinstance(v, gs.Graph)}
 
-    def shapes(tensors: Sequence[gs.Tensor]):  # type: ignore[no-untyped-def]
-        return [axes.shape_of(scope[t.name]) if t.name in scope else None for t in tensors]
-
-    ins, outs = shapes(node.inputs), shapes(node.outputs)
-
-    def value(gone: Mapping[str, int]) -> float:
-        return float(
-            node_macs(node.op, node.domain or "", attrs, [sizes(s, gone) for s in ins], [sizes(s, gone) for s in outs])
-        )
-
-    if not value({}):
-        return Term(frozenset(), value)
-    return Term(touched([*ins, *outs]), value)
+    shapes = [axes.shape_of(scope[t.name]) if t.name in scope else None for t in (*node.inputs, *node.outputs)]
+    count = len(node.inputs)
+    return as_product(
+        shapes, lambda given: float(node_macs(node.op, node.domain or "", attrs, given[:count], given[count:]))
+    )
 
 
 def params(groups: Groups, axes: Axes) -> Counted:
@@ -153,8 +183,8 @@ def size(groups: Groups, axes: Axes, source: onnx.ModelProto) -> Counted:
     return Counted("size", "bytes", axes, terms, lambda model, alive: float(model_size(model)), rest)
 
 
-def _weight_term(shape: tuple[object, ...], item: float) -> Term:
-    return Term(touched([shape]), lambda gone: item * math.prod(sizes(shape, gone) or ()))  # type: ignore[list-item,arg-type]
+def _weight_term(shape: Shape, item: float) -> Term:
+    return as_product([shape], lambda given: item * math.prod(given[0] or ()))
 
 
 def _item(value: Value | None) -> float:

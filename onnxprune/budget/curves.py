@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,30 @@ from onnxprune.select.allocate import Choice
 from onnxprune.select.context import Curve
 
 Floats = NDArray[np.float64]
+SHARES = (0.25, 0.5, 0.75, 0.94)  # of a group's units, whose removal is measured
+
+
+def probed(choices: Sequence[Choice], curves: Mapping[str, Curve]) -> dict[str, list[int]]:
+    """By group id the numbers of units whose removal is worth measuring: those that the curve says lose anything."""
+    found = {}
+    for choice in choices:
+        curve = curves.get(choice.group.id)
+        if curve is not None:
+            counts = sorted({min(max(round(s * curve.cost.size), 1), curve.cost.size - 1) for s in SHARES} - {0})
+            found[choice.group.id] = [n for n in counts if curve.relative[n] > 0]
+    return {g: counts for g, counts in found.items() if counts}
+
+
+def calibrated(curve: Curve, counts: Sequence[int], effects: Sequence[float]) -> Curve:
+    """The curve with a sensitivity that gives what was measured at some numbers of units, interpolated between them.
+
+    Args:
+        curve: of one group.
+        counts: numbers of units, ascending.
+        effects: relative squared errors of the output without them.
+    """
+    factors = np.asarray(effects) / curve.relative[list(counts)]
+    return replace(curve, sensitivity=np.interp(np.arange(curve.cost.size), counts, factors))
 
 
 def loss_curves(choices: Sequence[Choice], curves: Mapping[str, Curve]) -> dict[str, Floats]:

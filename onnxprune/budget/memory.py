@@ -8,7 +8,7 @@ nothing is fused, so this is what the graph as written asks for, not what a runt
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -158,4 +158,3 @@ def _read(node: gs.Node) -> list[str]:
     for body in node.subgraphs():
         names += [name for inner in body.nodes for name in _read(inner)]
     return names
-

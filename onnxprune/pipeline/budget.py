@@ -117,4 +117,6 @@ class Budget:
     def within(self, *targets: Target) -> Budget:
         """The same with further targets, from the beginning."""
         others = [t for t in self.targets if all(t.quantity != new.quantity for new in targets)]
-        return replace(self, targets=[*others, *targets], rounds=0, unmet="", _scale=dict(self._scale), _held=set(self._held))
+        return replace(
+            self, targets=[*others, *targets], rounds=0, unmet="", _scale=dict(self._scale), _held=set(self._held)
+        )

@@ -5,17 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
+from onnxprune.budget.curves import calibrated, probed
 from onnxprune.calibrate.batch import Samples
+from onnxprune.groups.classes import Ids
 from onnxprune.groups.group import Group, Groups
 from onnxprune.io.journal import Journal
 from onnxprune.pipeline.stages import Progress
 from onnxprune.prepare.prepare import Prepared
-from onnxprune.select.context import ScoreContext
+from onnxprune.select.allocate import Choice, Ranking
+from onnxprune.select.context import Curve, ScoreContext
 from onnxprune.select.criteria import find
 from onnxprune.statistics.channels import channel_statistics
 from onnxprune.statistics.expected import Expected, expected_statistics
 from onnxprune.statistics.gate_gradients import GateGradients, gate_gradients
 from onnxprune.statistics.providers import CPU, Providers
+from onnxprune.statistics.removal import removal_effects
 from onnxprune.statistics.sensitivity import output_sensitivity
 
 
@@ -27,23 +33,30 @@ class Needs:
         statistics: moments of what linear nodes read; expected ones where there are no samples.
         gradients: of gates on units.
         sensitivity: of the output to errors at the readers of each group.
+        removals: of some units of each group, and what they do to the output.
     """
 
     statistics: bool
     gradients: bool
     sensitivity: bool
+    removals: bool = False
 
     @classmethod
-    def of(cls, criterion: str, *, merge: bool = False, ranked: bool = False) -> Needs:
+    def of(cls, criterion: str, *, merge: bool = False, ranking: Ranking = "local") -> Needs:
         """What a criterion asks for.
 
         Args:
             criterion: its name.
             merge: removed channels are folded into others by their statistics.
-            ranked: all groups compete with each other.
+            ranking: which groups compete with each other.
         """
         asked = find(criterion)
-        return cls(merge or asked.needs_data, asked.needs_gradients, ranked and asked.needs_data)
+        return cls(
+            merge or asked.needs_data,
+            asked.needs_gradients,
+            ranking == "global" and asked.needs_data,
+            ranking == "knapsack" and asked.needs_data,
+        )
 
 
 @dataclass
@@ -117,3 +130,45 @@ def gather(
         )
         clock("sensitivity")
     return found
+
+
+def measured_curves(
+    reference: Prepared,
+    groups: Groups,
+    samples: Samples,
+    evidence: Evidence,
+    choices: Sequence[Choice],
+    curves: Mapping[str, Curve],
+    *,
+    providers: Providers = CPU,
+    journal: Journal | None = None,
+    progress: Progress = lambda what, done: None,
+) -> dict[str, Curve]:
+    """Curves that give what a few removals from each group were measured to do to the output.
+
+    Args:
+        reference: the model that samples run through.
+        groups: its analysis.
+        samples: calibration samples.
+        evidence: with statistics.
+        choices: groups that compete, with the scores that say in which order their units go.
+        curves: of the criterion.
+        providers: ONNX Runtime's execution providers.
+        journal: finished results of a run that was cut off.
+        progress: of this stage.
+
+    Raises:
+        ModelError: ONNX Runtime can't run the model on the samples.
+    """
+    counts = probed(choices, curves)
+    statistics = evidence.expected.statistics if evidence.expected else []
+    gone: dict[str, list[Ids]] = {}
+    for choice in choices:
+        orders = [np.argsort(s, kind="stable").tolist() for s in choice.scores]
+        for n in counts.get(choice.group.id, ()):
+            part = Choice(choice.group, [order[:n] for order in orders], choice.scores)
+            gone.setdefault(choice.group.id, []).append(part.classes)
+    effects = removal_effects(
+        reference.model, groups, samples, statistics, gone, providers=providers, journal=journal, progress=progress
+    )
+    return {g: calibrated(curves[g], counts[g], errors) for g, errors in effects.items()}

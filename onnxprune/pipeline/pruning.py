@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import onnx
 
+from onnxprune.budget.curves import SHARES
 from onnxprune.budget.kinds import Setting
 from onnxprune.budget.reached import Trial
 from onnxprune.budget.targets import Target
@@ -14,34 +15,34 @@ from onnxprune.calibrate.batch import Samples
 from onnxprune.calibrate.rebatch import rebatch
 from onnxprune.errors import ModelError, NothingToPruneError
 from onnxprune.groups.classes import Mask
-from onnxprune.groups.group import Groups
 from onnxprune.io.journal import Journal
 from onnxprune.io.load import model_size, sha256_model
 from onnxprune.io.share import share_initializers
 from onnxprune.io.surgeon import import_graph
-from onnxprune.lossless.find import Lossless, edited, find_lossless, verify_lossless
+from onnxprune.lossless.find import edited, find_lossless, verify_lossless
 from onnxprune.pipeline.attempt import Attempt, Repair, nothing
 from onnxprune.pipeline.budget import Budget
 from onnxprune.pipeline.drop import Drop
-from onnxprune.pipeline.evidence import Evidence, Needs, gather
+from onnxprune.pipeline.evidence import Evidence, Needs, gather, measured_curves
 from onnxprune.pipeline.request import Request, read
 from onnxprune.pipeline.stages import Clock, Progress, analysed, part
 from onnxprune.plan.plan import Plan, make_plan
-from onnxprune.prepare.prepare import Prepared
 from onnxprune.proof.check import Checker, alive_after, default_tolerance
 from onnxprune.proof.oracle import Verification
 from onnxprune.recover.factors import match_zeros
-from onnxprune.recover.merge import Merging, merge_channels
+from onnxprune.recover.merge import merge_channels
 from onnxprune.recover.normalization import Home, at_home, brought_back
-from onnxprune.recover.reconstruct import Reconstruction, reconstruct
+from onnxprune.recover.reconstruct import reconstruct
 from onnxprune.report.effort import effort
 from onnxprune.report.fidelity import fidelity
 from onnxprune.report.losses import group_losses, input_axes
 from onnxprune.report.report import Report, count_params, rows, total_macs
-from onnxprune.select.allocate import Choice, Options, candidates, choose, ranked
+from onnxprune.select.allocate import Choice, candidates, choose, ranked
 from onnxprune.select.context import Scores
 from onnxprune.select.criteria import score
 from onnxprune.statistics.providers import parse_providers
+from onnxprune.statistics.removal import SAMPLES as REMOVED
+from onnxprune.statistics.sensitivity import SAMPLES
 from onnxprune.statistics.stream import at_hand
 from onnxprune.surgery.apply import apply_alive
 
@@ -74,8 +75,7 @@ class Pruning:
         self.samples = self._read()
         self.home = self._home()
         self.reference = self.prepared if self.home is None else replace(self.prepared, model=self.home.model)
-        ranked_together = self.options.ranking in ("global", "knapsack")
-        self.needs = Needs.of(self.options.criterion, merge=request.merge, ranked=ranked_together)
+        self.needs = Needs.of(self.options.criterion, merge=request.merge, ranking=self.options.ranking)
         self.shares = self._bounds()
         self.proven = find_lossless(self.prepared, self.groups) if request.lossless else None
         self.traced = self.prepared
@@ -105,10 +105,23 @@ class Pruning:
         return result
 
     def scores(self) -> Scores:
-        """Importances of all units, with loss curves where the criterion knows them. Measured once, for any number of attempts."""
+        """Importances of all units, and loss curves where the criterion knows them; they serve any number of attempts."""
         self.evidence = self._gather()
         self.tell("select", self.shares["select"][0])
         scores = score(self.evidence.context(self.groups, self.request.seed), self.options.criterion)
+        if self.needs.removals and self.samples is not None:
+            scores.curves |= measured_curves(
+                self.reference,
+                self.groups,
+                self.samples,
+                self.evidence,
+                ranked(self.groups, self.options, scores),
+                scores.curves,
+                providers=self.providers,
+                journal=self.journal,
+                progress=part(self.tell, self.shares["sensitivity"]),
+            )
+            self.clock("sensitivity")
         if not self.request.merge:
             self.evidence.expected = None  # covariances are large
         return scores
@@ -187,7 +200,7 @@ class Pruning:
             self.samples,
             statistics=self.needs.statistics,
             gradients=self.needs.gradients,
-            sensitivity=self.needs.sensitivity,
+            passes=SAMPLES * self.needs.sensitivity + REMOVED * len(SHARES) * self.needs.removals,
             reconstruction=self.request.fits,
         )
         return work.bounds(sum(self.clock.seconds.values()))

@@ -10,7 +10,6 @@ from onnxprune.prepare.prepare import Prepared
 from onnxprune.statistics.effort import elimination_seconds, fit_seconds, gram_seconds, matrix_size, run_seconds
 from onnxprune.statistics.flow import Flow
 from onnxprune.statistics.linear import find_linear
-from onnxprune.statistics.sensitivity import SAMPLES
 
 _BACK = 8  # runs of the model that one run forth and back takes
 _REPORT = 1.0  # seconds
@@ -56,7 +55,7 @@ def effort(
     *,
     statistics: bool,
     gradients: bool,
-    sensitivity: bool,
+    passes: int,
     reconstruction: bool,
 ) -> Effort:
     """Estimates what is to be done for a model and its samples.
@@ -67,7 +66,7 @@ def effort(
         samples: calibration samples.
         statistics: the criterion needs them.
         gradients: the criterion needs them.
-        sensitivity: the ranking needs it.
+        passes: samples that run through the model for each group, to see what errors there do to the output.
         reconstruction: weights are fitted.
     """
     flow = Flow(prepared.model)
@@ -78,7 +77,7 @@ def effort(
     return Effort(
         _BACK * forward * gradients,
         (forward / 2 + grams) * statistics,
-        forward / 2 * min(SAMPLES / max(samples.count, 1), 1) * len(groups.groups) * sensitivity,
+        forward / 2 * passes / max(samples.count, 1) * len(groups.groups),
         sum(elimination_seconds(c) for c in widths.values()),
         len(flow.nodes) * _SURGERY + 8 * forward / max(samples.count, 1),
         (2 * forward + sum(fit_seconds(matrix_size(x), samples) for x in linears)) * reconstruction,

@@ -83,7 +83,7 @@ def result_notes(report: Report, *, verbose: bool, width: bool) -> list[Note]:
     cut = [g for g in report.groups if g.removed]
     units, of = sum(g.removed for g in cut), sum(g.units for g in cut)
     notes = [Note("removed", f"{units:,} of {of:,} units in {plural(len(cut), 'group')}")] if cut else []
-    notes += recovery_notes(report) + merge_notes(report)
+    notes += target_notes(report) + recovery_notes(report) + merge_notes(report)
     notes.append(Note("MACs", f"of one run with {shapes_text(report.shapes)}"))
     notes += frozen_notes(report.frozen, verbose=verbose, width=width)
     notes += trouble_notes(report.unknown_ops, report.failures)
@@ -97,6 +97,22 @@ def result_notes(report: Report, *, verbose: bool, width: bool) -> list[Note]:
     if inexact:
         text = f"{', '.join(inexact)}: they change a statistic, so that the result was run, but is not comparable"
         notes.append(Note("not verified", text, "bold yellow"))
+    return notes
+
+
+def target_notes(report: Report) -> list[Note]:
+    """What was asked for and what the result has."""
+    notes = []
+    for r in report.targets:
+        after, limit = (
+            f"{x:.4g} ms" if r.unit == "ms" else f"{si(x)}{'B' if r.unit == 'bytes' else ''}" for x in (r.after, r.limit)
+        )
+        text = f"{r.target}: {after} of at most {limit}, {r.after / r.before:.1%} of the source"
+        notes.append(Note("target" if r.met else "target missed", text, "bold" if r.met else "bold yellow"))
+    if report.trials:
+        allowed = report.trials[0].allowed
+        tried = "; ".join(f"{t.target} loses {max(t.lost, 0):.3g}" for t in report.trials)
+        notes.append(Note("drop", f"at most {allowed:.3g} of the metric in {plural(len(report.trials), 'trial')}: {tried}"))
     return notes
 
 

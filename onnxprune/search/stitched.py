@@ -35,7 +35,7 @@ from onnxprune.statistics.channels import ChannelStatistics, shrunk
 from onnxprune.statistics.flow import Flow, lift
 from onnxprune.statistics.gates import GatedModel, owners
 from onnxprune.statistics.linear import Linear, plain_linear
-from onnxprune.statistics.sensitivity import chosen_samples, squared_error
+from onnxprune.statistics.sensitivity import chosen, compared
 
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
@@ -282,7 +282,7 @@ class OutputError:
 
     def __init__(self, stitched: Stitched, model: onnx.ModelProto, samples: Samples, most: int) -> None:
         self.stitched, self.mask = stitched, samples.mask
-        self.batches = list(chosen_samples(model, samples, most))
+        self.batches = list(chosen(model, samples, most))
         nothing = stitched.feeds({})
         self.dense = [stitched.run(batch, nothing) for batch, _ in self.batches]
 
@@ -298,6 +298,6 @@ class OutputError:
         total = np.zeros((len(names), 2))
         for (batch, rows), dense in zip(self.batches, self.dense, strict=True):
             found = self.stitched.run(batch, feeds)
-            total += [squared_error(dense[n], found[n], batch, rows, self.mask) for n in names]
+            total += [compared(dense[n], found[n], batch, rows, self.mask) for n in names]
         known = total[:, 1] > 0
         return float((total[known, 0] / total[known, 1]).mean()) if known.any() else 0.0

@@ -36,15 +36,15 @@ class Curve:
             never falling, one entry for each of 0 .. units - 1.
         total: output variance of those readers.
         covered: share of the group's elements that any reader's statistics know; the others count as free.
-        sensitivity: relative squared error of the model's output for each share of the total that is lost; 1 where it was
-            not measured.
+        sensitivity: relative squared error of the model's output for each share of the total that is lost, one number or one
+            by the units that go; 1 where it was not measured.
     """
 
     group: str
     cost: Floats
     total: float
     covered: float
-    sensitivity: float = 1.0
+    sensitivity: float | Floats = 1.0
 
     @property
     def relative(self) -> Floats:
@@ -54,7 +54,7 @@ class Curve:
     @property
     def effect(self) -> Floats:
         """The relative cost times the sensitivity: what groups have in common."""
-        return self.relative * self.sensitivity
+        return np.asarray(self.relative * self.sensitivity)
 
 
 class Scores(list[list[Floats]]):

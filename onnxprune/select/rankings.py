@@ -16,9 +16,7 @@ from onnxprune.select.roles import Roles
 _Cost = tuple[float, int, float]  # what a unit costs, its group, what it weighs
 
 
-def counts_by_ratio(
-    groups: Groups, choices: Sequence[Choice], options: Options, curves: Mapping[str, Curve]
-) -> list[int]:
+def counts_by_ratio(groups: Groups, choices: Sequence[Choice], options: Options, curves: Mapping[str, Curve]) -> list[int]:
     """Units that go of each group, before rounding.
 
     Args:

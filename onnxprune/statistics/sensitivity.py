@@ -84,7 +84,7 @@ def output_sensitivity(
     outputs = [o.name for o in lifted.graph.output]
     probe = _Probe(_with_noise(lifted, places), outputs, places, providers)
     try:
-        for k, (batch, rows) in enumerate(chosen_samples(model, samples)):
+        for k, (batch, rows) in enumerate(chosen(model, samples)):
             progress("measuring sensitivity", k / max(len(samples.batches), 1))
             probe.read(batch, rows, samples.mask)
         wanted = {g.id: [p.name for p in places if g.id in p.groups] for g in measured}
@@ -121,7 +121,7 @@ def _places(flow: Flow, groups: Groups, measured: Sequence[Group]) -> list[_Plac
         if value is None or made is None or value.shape is None or made.dtype not in _FLOATS:
             continue
         labels = labels_on(value, linear.form.read_axes(value.rank))
-        if not labels or _is_depthwise(flow, linear):
+        if not labels or is_depthwise(flow, linear):
             continue
         classes = np.unique(groups.classes.of_label[np.concatenate(labels)])
         ids = frozenset(g for c in classes.tolist() for g in owners.get(c, ()))
@@ -135,7 +135,7 @@ def _classes(group: Group) -> set[int]:
     return {int(c) for bucket in group.buckets for unit in bucket for c in unit}
 
 
-def _is_depthwise(flow: Flow, linear: Linear) -> bool:
+def is_depthwise(flow: Flow, linear: Linear) -> bool:
     """Its outputs are channels of their own, and who reads those counts."""
     form, dims = linear.form, flow.initializers[linear.weight].dims
     return isinstance(form, Convolution) and form.groups > 1 and dims[0] == form.groups == dims[0] * dims[1]
@@ -167,12 +167,10 @@ def _with_noise(model: onnx.ModelProto, places: Sequence[_Place]) -> onnx.ModelP
     return model
 
 
-def chosen_samples(
-    model: onnx.ModelProto, samples: Samples, most: int = SAMPLES
-) -> Iterator[tuple[Batch, NDArray[np.int64]]]:
-    """Batches, and which of their samples count: those with the smallest digests, `most` at most."""
+def chosen(model: onnx.ModelProto, samples: Samples, count: int = SAMPLES) -> Iterator[tuple[Batch, NDArray[np.int64]]]:
+    """Batches, and which of their samples count: those with the smallest digests."""
     marks = np.sort(np.concatenate([digests(b)[: b.count] for b in samples.batches]))
-    bound = marks[min(most, len(marks)) - 1]
+    bound = marks[min(count, len(marks)) - 1]
     try:
         wanted = signature(model)
         sliced = wanted.batched and wanted.batch is None
@@ -224,7 +222,7 @@ class _Probe:
                     batch, {p.name: self.noise(p, b, batch) for p in self.places if p.name in names}, self.outputs
                 )
                 for o, (before, after) in enumerate(zip(dense, noisy, strict=True)):
-                    totals[group][o] += squared_error(before, after, batch, rows, mask)
+                    totals[group][o] += compared(before, after, batch, rows, mask)
         result = {}
         for group, total in totals.items():
             known = total[:, 1] > 0
@@ -252,7 +250,7 @@ class _Probe:
         return list(self.session.run(list(wanted), feeds))
 
 
-def squared_error(before: Any, after: Any, batch: Batch, rows: NDArray[np.int64], mask: str | None) -> Array:
+def compared(before: Any, after: Any, batch: Batch, rows: NDArray[np.int64], mask: str | None) -> Array:
     """Squared difference, and square of the first; zeros where it is no float tensor."""
     if not isinstance(before, np.ndarray) or before.dtype.kind != "f":
         return np.zeros(2)

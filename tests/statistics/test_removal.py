@@ -1,0 +1,101 @@
+"""Removal: what units that go do to the model's output when those that stay stand in for them."""
+
+import numpy as np
+import pytest
+from onnx import numpy_helper
+
+from onnxprune.budget.curves import calibrated, probed
+from onnxprune.io.surgeon import constant_array
+from onnxprune.pipeline.stages import analysed
+from onnxprune.select.allocate import Options, ranked
+from onnxprune.select.context import ScoreContext
+from onnxprune.select.criteria import score
+from onnxprune.statistics.channels import channel_statistics
+from onnxprune.statistics.removal import SAMPLES, damped, removal_effects
+from onnxprune.surgery.apply import stored_weights
+from tests.statistics.test_sensitivity import branches, samples
+
+
+class Case:
+    """Two branches of 8 units whose outputs are added, the second one scaled."""
+
+    def __init__(self, factor, x):
+        self.prepared, self.groups = analysed(branches(factor), width=False, shapes=None)
+        self.given = samples(x)
+        self.statistics = channel_statistics(self.prepared.model, self.groups, self.given)
+        self.groups_by_weight = {g.members[0][0]: g for g in self.groups.groups}
+        held = stored_weights(self.groups.trace.graph)
+        self.weights = {n: np.asarray(constant_array(held[n]), np.float64) for n in ("wa", "va", "wb", "vb")}
+
+    def classes(self, weight, units):
+        return np.concatenate([self.groups_by_weight[weight].buckets[0][k] for k in units])
+
+    def effects(self, **removed):
+        asked = {g: [self.classes(w, units) for w, units in parts] for g, parts in removed.items()}
+        return removal_effects(self.prepared.model, self.groups, self.given, self.statistics, asked)
+
+
+@pytest.fixture
+def x():
+    return np.random.default_rng(0).standard_normal((SAMPLES, 6)).astype(np.float32)
+
+
+def test_the_error_is_that_of_the_best_linear_guess(x):
+    case = Case(1.0, x)
+    hidden = np.maximum(x.astype(np.float64) @ case.weights["wa"], 0)
+    covariance = damped(np.cov(hidden.T, bias=True), len(x))
+    gone, kept = [1, 4], [0, 2, 3, 5, 6, 7]
+    guess = np.linalg.solve(covariance[np.ix_(kept, kept)], covariance[np.ix_(kept, gone)])
+    centred = hidden - hidden.mean(axis=0)
+    lost = (centred[:, kept] @ guess - centred[:, gone]) @ case.weights["va"][gone]
+    dense = hidden @ case.weights["va"] + np.maximum(x @ case.weights["wb"], 0) @ case.weights["vb"]
+    found = case.effects(a=[("wa", gone)])["a"][0]
+    assert found == pytest.approx(np.square(lost).sum() / np.square(dense).sum(), rel=1e-3)
+
+
+def test_more_units_lose_more_and_a_faint_branch_loses_little(x):
+    case = Case(0.1, x)
+    found = case.effects(a=[("wa", range(n)) for n in (2, 5, 7)], b=[("wb", range(n)) for n in (2, 5, 7)])
+    assert found["a"] == sorted(found["a"]) and found["a"][0] < 0.5 * found["a"][-1]
+    assert all(b < 0.1 * a for a, b in zip(found["a"], found["b"], strict=True))
+
+
+def test_a_copy_of_another_unit_is_no_loss():
+    model = branches(1.0)
+    tensor = next(t for t in model.graph.initializer if t.name == "wa")
+    array = numpy_helper.to_array(tensor).copy()
+    array[:, 3] = array[:, 5]
+    tensor.CopyFrom(numpy_helper.from_array(array, "wa"))
+    prepared, groups = analysed(model, width=False, shapes=None)
+    group = next(g for g in groups.groups if g.members[0][0] == "wa")
+    many = np.random.default_rng(1).standard_normal((4000, 6)).astype(np.float32)
+    statistics = channel_statistics(prepared.model, groups, samples(many))
+    asked = {"copy": [group.buckets[0][3]], "other": [group.buckets[0][0]]}
+    found = removal_effects(prepared.model, groups, samples(many), statistics, asked)
+    assert found["copy"][0] < 0.01 * found["other"][0]
+
+
+def test_few_rows_of_channels_without_structure_say_nothing():
+    noise = np.random.default_rng(0).standard_normal((24, 16))
+    drawn = damped(np.cov(noise.T), 24)
+    assert np.abs(drawn - np.diag(np.diagonal(drawn))).max() < 0.2 * np.diagonal(drawn).max()
+
+
+def test_few_rows_of_channels_along_few_directions_say_much():
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((24, 2)) @ rng.standard_normal((2, 16))
+    covariance = np.cov(rows.T)
+    off = ~np.eye(16, dtype=bool)
+    assert np.abs(damped(covariance, 24) - covariance)[off].max() < 0.2 * np.abs(covariance).max()
+
+
+def test_curves_follow_what_was_measured(x):
+    """A curve with measured sensitivities gives exactly those errors where it was measured."""
+    case = Case(1.0, x)
+    scores = score(ScoreContext(case.groups, case.statistics), "obs")
+    choices = ranked(case.groups, Options(criterion="obs"), scores)
+    for group, counts in probed(choices, scores.curves).items():
+        errors = [0.01 * n**2 for n in counts]
+        curve = calibrated(scores.curves[group], counts, errors)
+        assert curve.effect[counts] == pytest.approx(errors)
+        assert curve.effect[0] == 0
