@@ -85,8 +85,8 @@ class Processes:
     """
 
     workers: int
-    _running: dict[int, Any] = field(default_factory=dict)
-    _busy: set[int] = field(default_factory=set)
+    _pools: dict[int, Any] = field(default_factory=dict)
+    _jobs: dict[int, Future[Answer]] = field(default_factory=dict)
     _scratch: Scratch = field(default_factory=Scratch)
     _shared: list[tuple[Any, Filed]] = field(default_factory=list)
 
@@ -105,12 +105,20 @@ class Processes:
     def submit(
         self, function: Callable[..., Any], shared: Any, arguments: tuple[Any, ...], *, timed: bool
     ) -> Future[Answer]:
-        """Hands the job to a process that is free."""
-        place = next(k for k in range(self.workers) if k not in self._busy)
-        self._busy.add(place)
-        future: Future[Answer] = self._pool(place).submit(perform, function, shared, arguments, timed=timed)
-        future.add_done_callback(lambda done: self._free(place, done))
-        return future
+        """Hands the job to a process that is free, a new one where the last one died."""
+        from concurrent.futures.process import BrokenProcessPool
+
+        place = next(k for k in range(self.workers) if k not in self._jobs or self._jobs[k].done())
+        last = self._jobs.get(place)
+        if last is not None and not last.cancelled() and isinstance(last.exception(), BrokenProcessPool):
+            self._pools.pop(place, None)
+        try:
+            future = self._pool(place).submit(perform, function, shared, arguments, timed=timed)
+        except BrokenProcessPool:  # it died while it had nothing to do
+            del self._pools[place]
+            future = self._pool(place).submit(perform, function, shared, arguments, timed=timed)
+        self._jobs[place] = future
+        return self._jobs[place]
 
     def lost(self, error: BaseException) -> bool:
         """The process was killed, or ran out of memory."""
@@ -120,24 +128,20 @@ class Processes:
 
     def close(self) -> None:
         """Ends all processes."""
-        for pool in self._running.values():
+        for pool in self._pools.values():
             pool.shutdown(wait=True, kill_workers=True)
-        self._running.clear()
+        self._pools.clear()
+        self._jobs.clear()
 
     def _pool(self, place: int) -> Any:
-        if place not in self._running:
+        if place not in self._pools:
             from joblib.externals.loky import ProcessPoolExecutor
 
             environment = dict.fromkeys(THREADS, "1")
-            self._running[place] = ProcessPoolExecutor(
+            self._pools[place] = ProcessPoolExecutor(
                 1, env=environment, initializer=begin, initargs=(os.getpid(),), timeout=None
             )
-        return self._running[place]
-
-    def _free(self, place: int, done: Future[Answer]) -> None:
-        if not done.cancelled() and done.exception() is not None and self.lost(done.exception() or OSError()):
-            self._running.pop(place, None)
-        self._busy.discard(place)
+        return self._pools[place]
 
 
 class Dask:
@@ -181,7 +185,7 @@ class Dask:
         self, function: Callable[..., Any], shared: Any, arguments: tuple[Any, ...], *, timed: bool
     ) -> Future[Answer]:
         """Hands the job to the scheduler."""
-        future: Future[Answer] = self.executor.submit(perform, function, shared, arguments, timed=timed)
+        future: Future[Answer] = self.executor.submit(perform, function, shared, arguments, timed=timed, pinned=True)
         return future
 
     def lost(self, error: BaseException) -> bool:
@@ -248,7 +252,7 @@ class Ray:
         self, function: Callable[..., Any], shared: Any, arguments: tuple[Any, ...], *, timed: bool
     ) -> Future[Answer]:
         """Hands the job to Ray."""
-        future: Future[Answer] = self.task.remote(function, shared, arguments, timed=timed).future()
+        future: Future[Answer] = self.task.remote(function, shared, arguments, timed=timed, pinned=True).future()
         return future
 
     def lost(self, error: BaseException) -> bool:

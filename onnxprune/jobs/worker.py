@@ -57,7 +57,9 @@ class Filed:
         return _held[self.key]
 
 
-def perform(function: Callable[..., Any], shared: Any, arguments: tuple[Any, ...], *, timed: bool) -> Answer:
+def perform(
+    function: Callable[..., Any], shared: Any, arguments: tuple[Any, ...], *, timed: bool, pinned: bool = False
+) -> Answer:
     """Runs a job: `function(shared, *arguments)`.
 
     Args:
@@ -65,8 +67,10 @@ def perform(function: Callable[..., Any], shared: Any, arguments: tuple[Any, ...
         shared: what many jobs have in common, or where it lies.
         arguments: of this job.
         timed: nothing else may run on this machine meanwhile.
+        pinned: this process is a worker: it has one thread, unless somebody said otherwise.
     """
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # a cluster's worker that nobody pinned
+    if pinned:
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
     value = shared.read() if isinstance(shared, Filed) else shared
     start, name = time.perf_counter(), f"{os.uname().nodename if hasattr(os, 'uname') else ''}:{os.getpid()}"
     with alone() if timed else among_others():

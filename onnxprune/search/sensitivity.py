@@ -14,6 +14,8 @@ from importlib.resources import files
 from math import sqrt
 from typing import Any
 
+import numpy as np
+
 from onnxprune.errors import UsageError
 from onnxprune.io.journal import digest
 from onnxprune.jobs.cluster import Cluster
@@ -66,8 +68,8 @@ class GroupCurve:
         units: how many it has.
         exact: whether removing a unit equals zeroing its weights.
         members: weights and axes it touches.
-        sensitivity: relative squared error of the outputs for each share of its readers' variance that is lost; None where
-            it could not be measured.
+        sensitivity: relative squared error of the outputs for each share of its readers' variance that is lost, half of it
+            gone; None where no linear node reads it.
         points: by ascending ratio.
         failed: why it could not be measured.
     """
@@ -149,10 +151,19 @@ def predicted(study: Study, ratios: Sequence[float] = RATIOS) -> Sensitivity:
             figures = {n: c.total({g.id: g.units - gone}) for n, c in costs.items()}
             expected = None if loss is None or gone >= loss.size else sqrt(max(float(loss[gone]), 0.0))
             points.append(Point(ratio, gone, **figures, predicted=expected))
-        own = study.evidence.sensitivity.get(g.id)
+        own = _half(study, g.id)
         curves.append(GroupCurve(g.id, g.kind, g.units, g.exact, list(g.members), own, points))
     whole = {n: c.total({}) for n, c in costs.items()}
     return Sensitivity(study.sha256, study.held.origin, shares, whole["macs"], whole["params"], whole["size"], groups=curves)
+
+
+def _half(study: Study, group: str) -> float | None:
+    """Sensitivity where half of a group is gone."""
+    curve = study.ranking.curves.get(group)
+    if curve is None:
+        return None
+    known = np.broadcast_to(np.asarray(curve.sensitivity, np.float64), curve.cost.shape)
+    return float(known[len(known) // 2])
 
 
 def count(units: int, ratio: float) -> int:

@@ -12,7 +12,6 @@ import onnx
 from onnxprune.budget.choose import widths_of
 from onnxprune.budget.costs import Cost, Floats, Widths
 from onnxprune.budget.curves import loss_curves
-from onnxprune.budget.kinds import Setting
 from onnxprune.budget.levels import levels_of
 from onnxprune.budget.targets import Target
 from onnxprune.errors import NothingToPruneError, UsageError
@@ -21,12 +20,13 @@ from onnxprune.io.load import sha256_model
 from onnxprune.metrics.data import EvalData
 from onnxprune.pipeline.attempt import nothing
 from onnxprune.pipeline.budget import Budget
+from onnxprune.pipeline.evidence import Evidence
 from onnxprune.pipeline.pruning import Pruning
 from onnxprune.pipeline.request import Request
 from onnxprune.pipeline.stages import Clock, Progress
 from onnxprune.search.shared import Shared, check_size, in_arrays
 from onnxprune.select.allocate import Attention, Choice, Options, ranked, take
-from onnxprune.select.criteria import score
+from onnxprune.statistics.channels import ChannelStatistics
 
 
 class Study(Pruning):
@@ -56,17 +56,21 @@ class Study(Pruning):
             raise UsageError("a study needs calibration samples: give data")
         self.held = in_arrays(self.samples)
         self.samples = self.held
-        self.evidence = self._gather()
-        seen = self.evidence.context(self.groups, request.seed)
-        self.ranking = score(seen, self.options.criterion)
+        self.statistics: list[ChannelStatistics] = []
+        self.ranking = self.scores()
         self.choices = ranked(self.groups, self.options, self.ranking)
         if not self.choices:
             raise NothingToPruneError(nothing(self.groups, self.options))
         self.losses: dict[str, Floats] = loss_curves(self.choices, self.ranking.curves)
         self.levels = levels_of(self.choices, self.options)
         self.known = set(self.ranking.curves)
-        self.statistics = [replace(s, weights=[]) for s in seen.statistics or ()]
-        self.setting = Setting(self.source, self.prepared, self.groups, self.choices, request.providers)
+        self.setting = self.budget(self.ranking, []).setting
+
+    def _gather(self) -> Evidence:
+        """What the criterion needs; moments of channels are kept for candidates, but for their weights."""
+        found = super()._gather()
+        self.statistics = [replace(s, weights=[]) for s in (found.expected.statistics if found.expected else ())]
+        return found
 
     def cost(self, quantity: str) -> Cost:
         """What widths cost.

@@ -69,6 +69,20 @@ def test_the_job_of_a_killed_process_runs_on_another(tmp_path, processes):
     assert all(len(functions.notes(tmp_path, f"start {k}")) == 1 for k in (1, 2, 3))  # others are not disturbed
 
 
+def test_a_process_that_died_while_it_had_nothing_to_do_is_replaced(tmp_path, processes):
+    values(run_jobs(functions.noted, str(tmp_path), jobs(2), processes))
+    for line in functions.notes(tmp_path, "start"):
+        os.kill(int(line.split()[2]), signal.SIGKILL)
+    time.sleep(0.3)
+    assert values(run_jobs(functions.add, 1, jobs(4), processes)) == {str(k): k + 1 for k in range(4)}
+
+
+def test_this_process_keeps_its_threads(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    (found,) = run_jobs(functions.threads, None, [Job("t")], Inline())
+    assert found.value[0]["OMP_NUM_THREADS"] is None and found.value[1] == 0
+
+
 def test_a_job_that_always_kills_its_process_is_given_up(tmp_path, processes):
     with pytest.raises(ModelError, match="took its worker down 3 times"):
         list(run_jobs(functions.fatal, str(tmp_path), jobs(1, 99), processes))
