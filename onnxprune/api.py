@@ -103,7 +103,7 @@ def prune(
             Where not given: `knapsack` for a target with data and a criterion that knows the loss of each width (`obs`,
             `fisher`), else `local`.
         round_to: kept widths are multiples of this where the group is wide enough.
-        min_channels: units that stay in each group, or in those that match a glob.
+        min_channels: units that stay in each group, or by glob in those that match it, `*` for all others.
         ignore: globs of groups, initializers or nodes that stay.
         only: globs of what may go; all else stays.
         attention: what goes of attention: `heads`, `head-dim`, `both` or `off`.
@@ -143,8 +143,8 @@ def prune(
     targets = read_targets(target or {})
     spends = bool(targets) and data is not None and knows_losses(name)
     together = ranking or ("knapsack" if spends else "local")
-    floors = {} if isinstance(min_channels, int) else dict(min_channels)
-    least = min_channels if isinstance(min_channels, int) else 1
+    floors = {"*": min_channels} if isinstance(min_channels, int) else dict(min_channels)
+    least = floors.pop("*", 1)
     options = Options(
         share, dict(ratios or {}), name, together, round_to, least, floors, tuple(ignore), tuple(only), attention
     )

@@ -48,7 +48,8 @@ class Axis:
         """Its lengths with these numbers of units of one group gone, and `gone` of the others."""
         if group not in self.lengths:
             return self.at(gone)
-        return self._combined([n[counts] if g == group else n[gone.get(g, 0)] for g, n in self.lengths.items()])
+        own = [n[counts] if g == group else n[gone.get(g, 0)] for g, n in self.lengths.items()]
+        return np.asarray(self._combined(own), np.int64)
 
     def _combined(self, left: Sequence[Any]) -> Any:
         """Its length, from what each group leaves of it."""
@@ -104,7 +105,7 @@ class Axes:
         return self._held[key]
 
     def _axis(self, classes: Ids, position: int) -> int | Axis:
-        size = classes.shape[position]
+        size = int(classes.shape[position])
         found: dict[str, NDArray[np.int64]] = {}
         for owner, gone in self._layers:
             for k in np.unique(owner[classes]).tolist():

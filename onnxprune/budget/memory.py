@@ -14,9 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
 from onnx import helper
 
-from onnxprune.budget.axes import Axes, Shape, sizes, touched
+from onnxprune.budget.axes import Axes, Axis, Shape, sizes, touched
 from onnxprune.budget.costs import Floats, Levels, Widths
 from onnxprune.groups.classes import Mask
 from onnxprune.groups.group import Groups
@@ -50,14 +51,17 @@ class Memory:
         self._alive = np.zeros((len(self._buffers), self._steps))
         for k, b in enumerate(self._buffers):
             self._alive[k, b.first : b.last + 1] = 1
-
-    def _bytes(self, k: int, gone: Mapping[str, int]) -> float:
-        return float(math.prod(sizes(self._shapes[k], gone) or ()) * self._buffers[k].item)
+        self._last: tuple[object, Floats] = None, np.zeros(0)
+        self._last_table: tuple[object, dict[str, Floats]] = None, {}
 
     def profile(self, widths: Widths) -> Floats:
         """Bytes alive at each node `(nodes,)`."""
-        gone = self._axes.gone(widths)
-        return np.asarray(np.array([self._bytes(k, gone) for k in range(len(self._buffers))]) @ self._alive)
+        key = tuple(sorted(widths.items()))
+        if key != self._last[0]:
+            gone = self._axes.gone(widths)
+            held = [math.prod(sizes(s, gone) or ()) * b.item for s, b in zip(self._shapes, self._buffers, strict=True)]
+            self._last = key, np.asarray(np.array(held, np.float64) @ self._alive)
+        return self._last[1]
 
     def total(self, widths: Widths) -> float:
         """The peak."""
@@ -65,22 +69,29 @@ class Memory:
 
     def table(self, widths: Widths, levels: Levels) -> dict[str, Floats]:
         """Peak by the width of one group at a time."""
-        return {g: profiles.max(axis=1) for g, profiles in self._profiles(widths, levels).items()}
+        return {g: profiles.max(axis=1) for g, profiles in self.profiles(widths, levels).items()}
 
-    def _profiles(self, widths: Widths, levels: Levels) -> dict[str, Floats]:
-        """By group the profile at each level `(levels, nodes)`."""
-        gone = self._axes.gone(widths)
-        now = self.profile(widths)
-        result = {}
-        for group, choices in levels.items():
-            own = [k for k, groups in enumerate(self._groups) if group in groups]
-            before = np.array([self._bytes(k, gone) for k in own])
-            rows = []
-            for n in choices.tolist():
-                moved = {**gone, group: self._axes.units[group] - n}
-                rows.append(now + (np.array([self._bytes(k, moved) for k in own]) - before) @ self._alive[own])
-            result[group] = np.array(rows)
-        return result
+    def profiles(self, widths: Widths, levels: Levels) -> dict[str, Floats]:
+        """By group the profile at each level `(levels, nodes)`, with all other groups at `widths`."""
+        key = (tuple(sorted(widths.items())), *((g, own.tobytes()) for g, own in levels.items()))
+        if key != self._last_table[0]:
+            gone, now = self._axes.gone(widths), self.profile(widths)
+            self._last_table = key, {g: now + self._moved(g, own, gone) for g, own in levels.items()}
+        return self._last_table[1]
+
+    def _moved(self, group: str, levels: NDArray[np.int64], gone: Mapping[str, int]) -> Floats:
+        """What the levels of a group change `(levels, nodes)`."""
+        own = [k for k, groups in enumerate(self._groups) if group in groups]
+        counts = self._axes.units[group] - levels
+        moved = np.zeros((levels.size, len(own)))
+        for column, k in enumerate(own):
+            before = float(math.prod(sizes(self._shapes[k], gone) or ()))
+            lengths = [a.over(gone, group, counts) if isinstance(a, Axis) else a for a in self._shapes[k] or ()]
+            after = np.ones(levels.size)
+            for n in lengths:
+                after = after * n
+            moved[:, column] = (after - before) * self._buffers[k].item
+        return np.asarray(moved @ self._alive[own])
 
     def steps(self, limit: float) -> list[Step]:
         """The nodes where the source is above a limit, each as a cost of its own: they add up over groups, a peak does not.
@@ -98,7 +109,7 @@ class Memory:
         return float((np.array(held, np.float64) @ self._alive).max(initial=0.0))
 
 
-@dataclass(frozen=True)
+@dataclass
 class Step:
     """Bytes alive at one node; see `onnxprune.budget.costs.Cost`."""
 
@@ -114,7 +125,7 @@ class Step:
 
     def table(self, widths: Widths, levels: Levels) -> dict[str, Floats]:
         """Bytes at this node by the width of one group at a time."""
-        return {g: p[:, self.step] for g, p in self.memory._profiles(widths, levels).items()}
+        return {g: p[:, self.step] for g, p in self.memory.profiles(widths, levels).items()}
 
     def measure(self, model: onnx.ModelProto, alive: Mask) -> float:
         """The peak, of which this node is a part."""

@@ -15,6 +15,7 @@ from typing import Any
 
 from onnxprune.errors import OnnxPruneError
 from onnxprune.jobs.machine import alone, among_others
+from onnxprune.statistics.providers import threads
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 _HELD = 2  # shared values that a worker keeps
@@ -70,7 +71,7 @@ def perform(
         pinned: this process is a worker: it has one thread, unless somebody said otherwise.
     """
     if pinned:
-        os.environ.setdefault("OMP_NUM_THREADS", "1")
+        _pin()
     value = shared.read() if isinstance(shared, Filed) else shared
     start, name = time.perf_counter(), f"{os.uname().nodename if hasattr(os, 'uname') else ''}:{os.getpid()}"
     with alone() if timed else among_others():
@@ -79,6 +80,14 @@ def perform(
         except OnnxPruneError as problem:
             found, error = None, str(problem)
     return Answer(found, error, time.perf_counter() - start, name)
+
+
+def _pin() -> None:
+    """One thread for sessions and for products, where the worker was started without."""
+    from threadpoolctl import threadpool_limits
+
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    threadpool_limits(limits=threads() or 1)  # for good: all that runs here are jobs
 
 
 def begin(parent: int) -> None:

@@ -13,6 +13,7 @@ from onnxprune.pipeline.budget import Budget
 from onnxprune.proof.oracle import Verification
 from onnxprune.recover.merge import Merging
 from onnxprune.recover.reconstruct import Reconstruction
+from onnxprune.report.fidelity import Likeness
 from onnxprune.select.allocate import Choice, Options
 
 
@@ -23,6 +24,7 @@ class Repair:
     Attributes:
         before: the source as samples saw it.
         after: the pruned model as samples saw it.
+        likeness: of both on the samples, where the fit has compared them.
     """
 
     model: onnx.ModelProto
@@ -30,6 +32,7 @@ class Repair:
     after: onnx.ModelProto
     merging: Merging | None = None
     fits: Reconstruction | None = None
+    likeness: Likeness | None = None
     shared: dict[str, str] = field(default_factory=dict)
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import onnx
 
@@ -13,7 +13,7 @@ from onnxprune.budget.costs import Cost
 from onnxprune.budget.kinds import Setting
 from onnxprune.budget.memory import Memory
 from onnxprune.budget.reached import Reached
-from onnxprune.budget.targets import Target
+from onnxprune.budget.targets import Target, amount
 from onnxprune.errors import BudgetError
 from onnxprune.groups.classes import Mask
 from onnxprune.select.allocate import Choice, Options, ranked
@@ -33,6 +33,8 @@ class Budget:
         targets: of costs.
         closest: where they can't be met, as little as possible stays instead of an error.
         unmet: why they can't be met.
+        rounds: how often widths were chosen.
+        found: by quantity what the last result has.
     """
 
     setting: Setting
@@ -42,6 +44,7 @@ class Budget:
     closest: bool = False
     unmet: str = ""
     rounds: int = 0
+    found: dict[str, Reached] = field(default_factory=dict)
     _scale: dict[str, float] = field(default_factory=dict)
     _held: set[str] = field(default_factory=set)
 
@@ -69,7 +72,7 @@ class Budget:
         for target in self.targets:
             most = self._most(target) * self._scale.get(target.quantity, 1.0)
             cost = self.setting.cost(target.quantity)
-            parts: Sequence[Cost] = cost.steps(most) if isinstance(cost, Memory) else [cost]
+            parts: list[Cost] = [*cost.steps(most)] if isinstance(cost, Memory) else [cost]
             found += [Limit(part, most, str(target)) for part in parts]
         return found
 
@@ -88,10 +91,11 @@ class Budget:
         Raises:
             ModelError: it can't be measured.
         """
+        targets = [t for t in self.targets if not counted or not self.setting.cost(t.quantity).tolerance]
+        self.found |= {r.quantity: r for r in self.reached(model, alive, targets)}
         if self.unmet or self.rounds >= ROUNDS:
             return False
-        targets = [t for t in self.targets if not counted or not self.setting.cost(t.quantity).tolerance]
-        found = [r for r in self.reached(model, alive, targets) if not self._near(r)]
+        found = [r for r in self.found.values() if not self._near(r)]
         for r in found:
             self._scale[r.quantity] = self._scale.get(r.quantity, 1.0) * r.limit / r.after
         self._held |= set(put_back)
@@ -104,10 +108,27 @@ class Budget:
         tolerance = self.setting.cost(r.quantity).tolerance
         return not tolerance or len(self.targets) > 1 or r.after >= r.limit * (1 - tolerance)
 
-    def reached(self, model: onnx.ModelProto, alive: Mask, targets: Sequence[Target] | None = None) -> list[Reached]:
+    def judge(self) -> None:
+        """What is still missed after the last round.
+
+        Raises:
+            BudgetError: a target is, and `closest` was not asked for.
+        """
+        missed = [r for r in self.found.values() if not r.met]
+        if not missed or self.unmet:
+            return
+        r = missed[0]
+        self.unmet = (
+            f"target {r.target} is missed: {amount(r.quantity, r.after)} instead of at most {amount(r.quantity, r.limit)}, "
+            f"after {self.rounds} rounds"
+        )
+        if not self.closest:
+            raise BudgetError(self.unmet)
+
+    def reached(self, model: onnx.ModelProto, alive: Mask, targets: Sequence[Target]) -> list[Reached]:
         """What a pruned model has of each target."""
         rows = []
-        for target in self.targets if targets is None else targets:
+        for target in targets:
             cost = self.setting.cost(target.quantity)
             before, most, after = cost.total({}), self._most(target), cost.measure(model, alive)
             met = after <= most * (1 + cost.tolerance) + 1e-9 * before
@@ -115,8 +136,6 @@ class Budget:
         return rows
 
     def within(self, *targets: Target) -> Budget:
-        """The same with further targets, from the beginning."""
-        others = [t for t in self.targets if all(t.quantity != new.quantity for new in targets)]
-        return replace(
-            self, targets=[*others, *targets], rounds=0, unmet="", _scale=dict(self._scale), _held=set(self._held)
-        )
+        """The same with further targets, from the beginning, and no result where they can't be met."""
+        kept = [t for t in self.targets if all(t.quantity != new.quantity for new in targets)]
+        return Budget(self.setting, self.options, self.scores, [*kept, *targets])

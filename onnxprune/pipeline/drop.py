@@ -63,19 +63,22 @@ class Drop:
             )
             if not self.budget.closest:
                 raise BudgetError(reason)
-            tried[best].budget.unmet = reason  # type: ignore[union-attr]
+            within = tried[best].budget
+            assert within is not None
+            within.unmet = reason
         return tried[best]
 
     def _bisect(self) -> list[Attempt]:
         """Trials; the last one that is met has the least cost of those."""
         low, high = 0.0, 1.0
         tried: list[Attempt] = []
+        narrow: BudgetError | None = None
         for _ in range(_TRIALS):
             share = (low + high) / 2
             try:
                 tried.append(self._try(self.budget.within(Target(SPEED, share, share=True))))
-            except BudgetError:  # so narrow it can't be
-                low = share
+            except BudgetError as error:
+                low, narrow = share, error
                 continue
             if self.trials[-1].met:
                 high = share
@@ -83,6 +86,8 @@ class Drop:
                 low = share
             if high - low < _NARROW:
                 break
+        if not tried and narrow is not None:
+            raise narrow
         return tried
 
     def _try(self, budget: Budget) -> Attempt:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -146,6 +146,8 @@ def measured_curves(
 ) -> dict[str, Curve]:
     """Curves that give what a few removals from each group were measured to do to the output.
 
+    Where that can't be measured (what reads the group is a recurrent node) the group is as sensitive as the median one.
+
     Args:
         reference: the model that samples run through.
         groups: its analysis.
@@ -171,4 +173,9 @@ def measured_curves(
     effects = removal_effects(
         reference.model, groups, samples, statistics, gone, providers=providers, journal=journal, progress=progress
     )
-    return {g: calibrated(curves[g], counts[g], errors) for g, errors in effects.items()}
+    found = {g: calibrated(curves[g], counts[g], errors) for g, errors in effects.items()}
+    middle = [float(np.median(curve.sensitivity)) for curve in found.values()]
+    others = (
+        {g: replace(curves[g], sensitivity=float(np.median(middle))) for g in curves if g not in found} if middle else {}
+    )
+    return found | others

@@ -25,7 +25,7 @@ from onnxprune.pipeline.budget import Budget
 from onnxprune.pipeline.drop import Drop
 from onnxprune.pipeline.evidence import Evidence, Needs, gather, measured_curves
 from onnxprune.pipeline.request import Request, read
-from onnxprune.pipeline.stages import Clock, Progress, analysed, part
+from onnxprune.pipeline.stages import Clock, Progress, analysed, part, rising
 from onnxprune.plan.plan import Plan, make_plan
 from onnxprune.proof.check import Checker, alive_after, default_tolerance
 from onnxprune.proof.oracle import Verification
@@ -34,7 +34,7 @@ from onnxprune.recover.merge import merge_channels
 from onnxprune.recover.normalization import Home, at_home, brought_back
 from onnxprune.recover.reconstruct import reconstruct
 from onnxprune.report.effort import effort
-from onnxprune.report.fidelity import fidelity
+from onnxprune.report.fidelity import Likeness, fidelity
 from onnxprune.report.losses import group_losses, input_axes
 from onnxprune.report.report import Report, count_params, rows, total_macs
 from onnxprune.select.allocate import Choice, candidates, choose, ranked
@@ -43,7 +43,7 @@ from onnxprune.select.criteria import score
 from onnxprune.statistics.providers import parse_providers
 from onnxprune.statistics.removal import SAMPLES as REMOVED
 from onnxprune.statistics.sensitivity import SAMPLES
-from onnxprune.statistics.stream import at_hand
+from onnxprune.statistics.shelf import at_hand
 from onnxprune.surgery.apply import apply_alive
 
 _SHARES = {"select": (0.3, 0.4), "surgery": (0.4, 0.9), "report": (0.9, 1.0)}  # of a run without data
@@ -65,7 +65,7 @@ class Pruning:
     """
 
     def __init__(self, source: onnx.ModelProto, request: Request, tell: Progress, clock: Clock) -> None:
-        self.source, self.request, self.tell, self.clock = source, request, tell, clock
+        self.source, self.request, self.tell, self.clock = source, request, rising(tell), clock
         self.options = request.options
         self.providers = parse_providers(request.providers)
         self.journal = None if request.resume is None else Journal(request.resume)
@@ -107,7 +107,8 @@ class Pruning:
     def scores(self) -> Scores:
         """Importances of all units, and loss curves where the criterion knows them; they serve any number of attempts."""
         self.evidence = self._gather()
-        self.tell("select", self.shares["select"][0])
+        if not self.needs.removals:
+            self.tell("select", self.shares["select"][0])
         scores = score(self.evidence.context(self.groups, self.request.seed), self.options.criterion)
         if self.needs.removals and self.samples is not None:
             scores.curves |= measured_curves(
@@ -145,6 +146,7 @@ class Pruning:
                 continue
             self._repaired(found)
             if not budget.off(found.repair.model, found.alive, counted=True):
+                budget.judge()
                 return found
 
     def attempt(self, choices: list[Choice]) -> Attempt:
@@ -225,13 +227,21 @@ class Pruning:
     def _removed(self, choices: list[Choice]) -> Attempt:
         """Slices the weights; groups that fail their check stay."""
         if not choices:
-            raise NothingToPruneError(
-                nothing(self.groups, self.options) if self.proven is None else "every channel does something"
+            unmoved = (
+                "the targets are met without removing a unit" if self.request.target else nothing(self.groups, self.options)
             )
+            raise NothingToPruneError(unmoved if self.proven is None else "every channel does something")
         self.clock("select")
         self.tell("surgery", self.shares["surgery"][0])
         pruned, choices, verification = self._cut(choices)
         return Attempt(choices, alive_after(self.groups, choices), verification, Repair(pruned, self.prepared.model, pruned))
+
+    def _why_nothing(self) -> str:
+        if self.proven is not None:
+            return "every channel does something"
+        if self.request.target and self.groups.groups:
+            return "the targets are met without removing a unit"
+        return nothing(self.groups, self.options)
 
     def _cut(self, choices: list[Choice]) -> tuple[onnx.ModelProto, list[Choice], Verification | None]:
         if not self.request.check:
@@ -278,6 +288,7 @@ class Pruning:
 
     def _fit(self, repair: Repair, alive: Mask, samples: Samples) -> None:
         start = repair.model if self.home is None else apply_alive(self.reference.model, self.groups, alive)
+        repair.likeness = Likeness()
         repair.fits = reconstruct(
             self.reference,
             self.groups,
@@ -289,6 +300,7 @@ class Pruning:
             providers=self.providers,
             journal=self.journal,
             progress=part(self.tell, self.shares["reconstruction"]),
+            watch=repair.likeness.add,
         )
         repair.before, repair.after = self.reference.model, repair.fits.model
         repair.model = repair.after if self.home is None else brought_back(repair.after, repair.model)
@@ -309,7 +321,11 @@ class Pruning:
         self.tell("comparing outputs", self.shares["report"][0])
         likeness = []
         if self.samples is not None:
-            likeness = fidelity(repair.before, repair.after, self.samples, providers=self.providers)
+            likeness = (
+                fidelity(repair.before, repair.after, self.samples, providers=self.providers)
+                if repair.likeness is None
+                else repair.likeness.result(self.samples)
+            )
         report = Report(
             count_params(groups),
             count_params(groups, found.alive),
@@ -341,7 +357,7 @@ class Pruning:
             axes = input_axes(self.prepared.model, groups.trace.shape_of)
             report.losses = group_losses(repair.fits.fits, members, axes)
         if found.budget is not None:
-            report.targets, report.unmet = found.budget.reached(repair.model, found.alive), found.budget.unmet
+            report.targets, report.unmet = list(found.budget.found.values()), found.budget.unmet
         self.clock("report")
         return report
 

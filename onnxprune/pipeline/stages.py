@@ -39,8 +39,20 @@ class Clock:
     def __call__(self, stage: str) -> None:
         """What came since the last call was this stage."""
         now = time.perf_counter()
-        self.seconds[stage] = now - self.last
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self.last
         self.last = now
+
+
+def rising(tell: Progress) -> Progress:
+    """Progress of work of which some is done again: the share never goes back."""
+    most = 0.0
+
+    def told(stage: str, done: float) -> None:
+        nonlocal most
+        most = max(most, done)
+        tell(stage, most)
+
+    return told
 
 
 def part(tell: Progress, bounds: tuple[float, float]) -> Progress:

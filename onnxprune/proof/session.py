@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -66,7 +65,6 @@ def open_session(
     if not optimize:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.enable_cpu_mem_arena = often
-    options.intra_op_num_threads = threads()
     options.add_session_config_entry("session.disable_prepacking", "0" if often else "1")
     structure = copy_structure(model, keep_bytes=_INLINE)
     names, values = [], []
@@ -97,12 +95,6 @@ def open_session(
     except Exception as error:
         raise RuntimeError(first_line(error)) from error
     return session, [options, values]
-
-
-def threads() -> int:
-    """Threads of a session: those that products in numpy have too (`OMP_NUM_THREADS`); 0 for all cores."""
-    given = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
-    return int(given) if given.isdecimal() else 0
 
 
 def _keep_attributes(model: onnx.ModelProto, structure: onnx.ModelProto) -> None:

@@ -9,12 +9,15 @@ Source: the layer-wise least squares of He et al. 2017, "Channel Pruning for Acc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import onnx
+from numpy.typing import NDArray
 
-from onnxprune.calibrate.batch import Samples
+from onnxprune.calibrate.batch import Batch, Samples
 from onnxprune.groups.classes import Mask
 from onnxprune.groups.group import Groups
 from onnxprune.io.journal import Journal
@@ -38,6 +41,7 @@ from onnxprune.statistics.recurrent import Recurrent, with_states
 from onnxprune.statistics.stream import Stream
 
 Progress = Callable[[str, float], None]
+Watch = Callable[[Batch, Mapping[str, NDArray[Any]], Mapping[str, NDArray[Any]]], None]
 
 
 @dataclass
@@ -60,6 +64,7 @@ def reconstruct(
     providers: Providers = CPU,
     journal: Journal | None = None,
     progress: Progress = lambda stage, done: None,
+    watch: Watch | None = None,
 ) -> Reconstruction:
     """New weights for a pruned model. Neither model is changed.
 
@@ -74,6 +79,7 @@ def reconstruct(
         providers: that the models run on.
         journal: where finished fits lie; its key is all of the above.
         progress: called with the stage and the share that is done.
+        watch: called for each batch with the outputs of the source and of the result, when everything is fitted.
 
     Raises:
         ModelError: ONNX Runtime can't run a model on the samples.
@@ -99,8 +105,12 @@ def reconstruct(
     ways = find_values(sliced.flow, state.linears, groups, alive) if mode == "lsq" else []
     state.attention = {way.output.y: way for way in ways}
     state.pin()
+    if watch is not None and _output_bytes(state) <= budget // 8:
+        dense.pinned |= dense.flow.outputs
     state.repairs = Repairs(state, state.linears, [x for x in order if isinstance(x, Linear)])
     fits = _fit_all(state, order, Steps(state, section, progress), progress)
+    if watch is not None:
+        _show_outputs(state, watch)
     write_weights(result, sliced.weights)
     drop_zeros(result, added)
     return Reconstruction(result, fits)
@@ -129,6 +139,22 @@ def _fit_all(state: State, order: list[Step], once: Steps, progress: Progress) -
     fits += once("behind the last node", lambda: repairs.before(len(state.pruned.flow.nodes)), 1.0)
     once.finish()
     return fits
+
+
+def _output_bytes(state: State) -> int:
+    """Of the source's outputs for all samples, about."""
+    batch = next(iter(state.samples.batches))
+    values = [state.values.get(n) for n in state.dense.flow.outputs]
+    traced = max((v.shape[0] for n in batch.feeds if (v := state.values.get(n)) and v.shape), default=1)
+    return sum(4 * math.prod(v.sizes) for v in values if v and v.shape) * state.samples.count // max(traced, 1)
+
+
+def _show_outputs(state: State, watch: Watch) -> None:
+    """Runs both models to their ends: most of the way lies behind them, where the source's outputs were kept."""
+    names = [o.name for o in state.dense.model.graph.output]
+    state.tell = lambda done: None
+    for before, after in state.views(names, names):
+        watch(before.batch, *({n: view.get(n) for n in names} for view in (before, after)))
 
 
 def _together(first: Step, pending: Sequence[Step]) -> list[Step]:

@@ -8,7 +8,7 @@ b' into, the moments are taken about 0.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 
 from onnxprune.statistics.moments import Moments, add_outer
+from onnxprune.statistics.threads import for_factors
 
 Array = NDArray[np.float64]
 Mode = Literal["none", "bias", "affine", "channel", "lsq"]
@@ -77,14 +78,18 @@ def solve(train: Moments, held: Moments, old: Array, old_bias: Array | None, mod
         candidates.append(("bias", 0.0))
     if mode in ("affine", "lsq"):
         candidates.append(("affine", 0.0))
-    if mode == "lsq":
-        candidates += [("lsq", s) for s in STRENGTHS]
-    scored = []
-    for kind, strength in candidates:
+
+    def score(kind: Mode, strength: float) -> tuple[float, Mode, float]:
         matrix = built(kind, strength)
         bias = old_bias if kind == "none" else _shift(train, matrix) if biased else None
         value = loss(matrix, bias, judge)
-        scored.append((value if np.isfinite(value) else np.inf, kind, strength))
+        return (value if np.isfinite(value) else np.inf), kind, strength
+
+    scored = [score(kind, strength) for kind, strength in candidates]
+    if mode == "lsq":
+        determined = train.rows >= 2 * old.shape[1]
+        value, strength = lowest(lambda s: score("lsq", s)[0], STRENGTHS, one_valley=determined)
+        scored.append((value, "lsq", strength))
     before = scored[0][0] / scale
     shifted = scored[1][0] / scale if len(scored) > 1 and scored[1][1] == "bias" else before
     best, kind, strength = min(scored, key=lambda s: s[0])
@@ -99,6 +104,33 @@ def solve(train: Moments, held: Moments, old: Array, old_bias: Array | None, mod
     variance = float((weight * _spread(parts)).sum()) / max(sum(p.rows for p in parts), 1) or 1.0
     fitted = sum(share * loss(matrix, new_bias, p) for share, p in zip(shares, parts, strict=True)) / variance
     return Solution(kind, matrix, new_bias, strength, before, shifted, best / scale, fitted)
+
+
+def lowest(loss: Callable[[float], float], strengths: Sequence[float], *, one_valley: bool) -> tuple[float, float]:
+    """The least loss and its strength.
+
+    Args:
+        loss: on held-out rows.
+        strengths: to be tried.
+        one_valley: go downhill from the second. With fewer rows than unknowns there can be another valley, where the fit
+            interpolates; then all are tried.
+    """
+    known: dict[int, float] = {}
+
+    def at(k: int) -> float:
+        if not 0 <= k < len(strengths):
+            return np.inf
+        if k not in known:
+            known[k] = loss(strengths[k])
+        return known[k]
+
+    if not one_valley:
+        return min((at(k), s) for k, s in enumerate(strengths))
+    best = min(1, len(strengths) - 1)
+    step = -1 if at(best - 1) < at(best) else 1
+    while at(best + step) < at(best):
+        best += step
+    return at(best), strengths[best]
 
 
 def squared_error(m: Moments, matrix: Array, bias: Array | None) -> Array:
@@ -134,10 +166,11 @@ def _ridge(m: Moments, old: Array, strength: float, more: Moments | None = None)
     amount = np.where(amount > 0, amount, 1.0)
     right += amount[:, None, None] * old
     diagonal += amount[:, None]
-    if len(left) == 1:  # transposed: LAPACK overwrites what is in its order
-        factor = cho_factor(left[0].T, lower=True, overwrite_a=True, check_finite=False)
+    with for_factors(left.shape[1]):
+        if len(left) > 1:
+            return np.asarray(np.linalg.solve(left, right))
+        factor = cho_factor(left[0].T, lower=True, overwrite_a=True, check_finite=False)  # transposed: LAPACK's order
         return np.asarray(cho_solve(factor, right[0], check_finite=False)[None])
-    return np.asarray(np.linalg.solve(left, right))
 
 
 def _spread(parts: Sequence[Moments]) -> Array:

@@ -28,6 +28,7 @@ from onnxprune.groups.classes import Classes, Ids, Mask
 from onnxprune.groups.group import Group
 from onnxprune.select.context import Curve, Floats
 from onnxprune.statistics.channels import shrunk
+from onnxprune.statistics.threads import for_factors
 
 if TYPE_CHECKING:
     from onnxprune.statistics.channels import ChannelStatistics
@@ -64,15 +65,14 @@ def eliminate(group: Group, statistics: Sequence[ChannelStatistics], classes: Cl
     owner = np.full(classes.count, -1, np.int64)
     for k, unit in enumerate(unit for bucket in group.buckets for unit in bucket):
         owner[unit] = k
-    tensors = []
-    for s in statistics:
-        own = np.where(s.labels >= 0, owner[classes.of_label[s.labels]], -1)
-        if (own >= 0).any():
-            tensors.append(_Tensor(s, own, int(bounds[-1])))
-    known = np.zeros(bounds[-1], np.bool_)
-    for tensor in tensors:
-        known[tensor.elements] = True
-    scores, cost = _run([slice(a, b) for a, b in pairwise(bounds)], known, tensors)
+    owners = [np.where(s.labels >= 0, owner[classes.of_label[s.labels]], -1) for s in statistics]
+    seen = [(s, own) for s, own in zip(statistics, owners, strict=True) if (own >= 0).any()]
+    with for_factors(max((s.labels.size for s, _ in seen), default=0)):
+        tensors = [_Tensor(s, own, int(bounds[-1])) for s, own in seen]
+        known = np.zeros(bounds[-1], np.bool_)
+        for tensor in tensors:
+            known[tensor.elements] = True
+        scores, cost = _run([slice(a, b) for a, b in pairwise(bounds)], known, tensors)
     cost = np.pad(cost, (0, max(group.units - cost.size, 0)), mode="edge")[: group.units]
     curve = Curve(group.id, cost, sum(t.total for t in tensors), float(known.mean())) if tensors else None
     return Elimination(np.split(scores, bounds[1:-1]), np.split(known, bounds[1:-1]), curve)

@@ -40,7 +40,7 @@ class Accumulator:
         self.moments = Moments.empty(groups, k, m)
         large = expected * groups * k * (k + m) > _LARGE
         self.dtype: type[Any] = np.float32 if large else np.float64
-        self.piece = max(PIECE // (4 * groups * (k + m)), k // 2, 1)
+        self.piece = max(PIECE // (4 * groups * (k + m)), k, 1)  # adding a product costs as much as a few rows
         self.waiting: list[tuple[Array, Array]] = []
         self.count = 0
 

@@ -30,10 +30,11 @@ Array = NDArray[Any]
 _Key = tuple[str, tuple[int, ...]]  # a tensor, and the axes of its channels
 _ARRAYS = ("mean", "covariance", "zeros")
 _AT_ONCE = 16  # tensors of one pass; what is lost where a run is cut off
-_ROWS = 8  # rows for each channel, at least, where the samples have as many
-_MOST = 65536
+_ROWS = 16  # for each channel, where the samples have as many; positions of a sample say nearly the same
+_LEAST, _MOST = 16384, 65536
+_ENOUGH = 8  # for each channel, where products are large
 _ELEMENTS = 1e8  # of the rows of all groups; many small groups cost more to read than to multiply
-_WORK = 1e11  # multiply-accumulates for one Gram matrix
+_WORK = 2.5e10  # multiply-accumulates for one Gram matrix
 
 
 @dataclass(frozen=True)
@@ -278,8 +279,8 @@ def positions_of_each(channels: int, samples: Samples, groups: int = 1, outputs:
     Products with `outputs` columns count too, beyond four for each channel: those of a vocabulary cost more than all else.
     """
     work = channels * max(channels, outputs - 4 * channels)
-    rows = min(max(_WORK / work, _ROWS * channels), _MOST)
-    rows = min(rows, max(_ELEMENTS / (channels * groups), 8 * _ROWS * channels))
+    rows = min(max(_ROWS * channels, _LEAST), _MOST, max(_WORK / work, _ENOUGH * channels))
+    rows = min(rows, max(_ELEMENTS / (channels * groups), 8 * _ENOUGH * channels))
     return max(-(-int(rows) // max(samples.count, 1)), 1)
 
 

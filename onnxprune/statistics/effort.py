@@ -18,7 +18,7 @@ _MOVE = 4e8  # elements a second, of activations
 _GATHER = 2e8  # elements a second, of rows
 _GRAM = 2.5e10  # multiply-accumulates a second, of one matrix product in float64
 _SOLVE = 2e10  # the same, of a factorization
-_SOLUTIONS = 6  # of one ridge regression
+_SOLUTIONS = 4  # of one ridge regression
 
 
 def run_seconds(flow: Flow, groups: Groups, linear: Linear, samples: Samples) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -46,6 +47,8 @@ class Providers:
         if options is None:
             options = ort.SessionOptions()
             options.log_severity_level = 4
+        if not options.intra_op_num_threads:
+            options.intra_op_num_threads = threads()
         given = [(name, dict(held)) for name, held in self.chosen]
         session = ort.InferenceSession(model, options, providers=given, disabled_optimizers=list(disabled))
         running = session.get_providers()
@@ -59,6 +62,12 @@ class Providers:
 
 
 CPU = Providers()
+
+
+def threads() -> int:
+    """Threads of a session: those that products in numpy have too (`OMP_NUM_THREADS`); 0 for all cores."""
+    given = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return int(given) if given.isdecimal() else 0
 
 
 def parse_providers(texts: Sequence[str]) -> Providers:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import onnx
@@ -15,81 +12,17 @@ from onnx import helper, numpy_helper
 
 from onnxprune.calibrate.batch import Batch, Samples
 from onnxprune.errors import ModelError, UsageError
-from onnxprune.io.scratch import Scratch
 from onnxprune.proof.session import first_line
 from onnxprune.statistics.device import on_device
 from onnxprune.statistics.flow import Flow
 from onnxprune.statistics.providers import CPU, Providers
+from onnxprune.statistics.shelf import Item, Shelf, taken
 
 if TYPE_CHECKING:
     import onnxruntime as ort
 
 Array = NDArray[Any]
 Tensor: TypeAlias = "Array | ort.OrtValue"
-
-
-class Shelf:
-    """Arrays, in memory up to a number of bytes and in temporary files beyond it."""
-
-    def __init__(self, budget: int) -> None:
-        self.budget = budget
-        self.bytes = 0
-        self.folder: Scratch | None = None
-
-    def put(self, array: Array) -> Array | Path:
-        """The array, or the file that it lies in."""
-        if self.bytes + array.nbytes <= self.budget or array.nbytes < 1 << 16:
-            self.bytes += array.nbytes
-            return array
-        try:
-            if self.folder is None:
-                self.folder = Scratch()
-            with tempfile.NamedTemporaryFile(dir=self.folder.path, suffix=".npy", delete=False) as file:
-                np.save(file, array)
-        except OSError as error:
-            raise UsageError(
-                f"{tempfile.gettempdir()}: can't hold activations ({error.strerror or error}); take a larger memory budget, "
-                "fewer samples, or another folder with TMPDIR"
-            ) from None
-        return Path(file.name)
-
-    def drop(self, item: Array | Path) -> None:
-        """Gives its place back."""
-        if isinstance(item, Path):
-            item.unlink(missing_ok=True)
-        else:
-            self.bytes -= item.nbytes
-
-
-def taken(item: Array | Path) -> Array:
-    """What was put on a shelf."""
-    return np.asarray(np.load(item)) if isinstance(item, Path) else item
-
-
-class _Shelved(Sequence[Batch]):
-    """Batches whose arrays lie on a shelf."""
-
-    def __init__(self, batches: Iterable[Batch], budget: int) -> None:
-        self.shelf = Shelf(budget)
-        self.items = [({n: self.shelf.put(a) for n, a in b.feeds.items()}, replace(b, feeds={})) for b in batches]
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    @overload
-    def __getitem__(self, index: int) -> Batch: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Batch]: ...
-    def __getitem__(self, index: int | slice) -> Batch | list[Batch]:
-        if isinstance(index, slice):
-            return [self[k] for k in range(*index.indices(len(self)))]
-        feeds, batch = self.items[index]
-        return replace(batch, feeds={n: taken(item) for n, item in feeds.items()})
-
-
-def at_hand(samples: Samples, budget: int) -> Samples:
-    """The same samples, decoded once: they are read many times."""
-    return replace(samples, batches=_Shelved(samples.batches, budget))
 
 
 def on_host(tensor: Tensor) -> Array:
@@ -177,7 +110,7 @@ class Stream:
         self.weights: dict[str, Array] = {}
         self.done: set[int] = set()
         self.pinned: set[str] = set()
-        self.held: dict[str, list[Array | Path]] = {}
+        self.held: dict[str, list[Item]] = {}
         self.kinds: dict[str, int] = {}
         self.shelf = Shelf(budget)
         self.providers = providers
@@ -214,7 +147,7 @@ class Stream:
         made = {o for k in new for o in self.flow.nodes[k].output if o and o not in self.held}
         kept = {n for n in made if self.flow.varying[self.flow.producer[n]] and self.awaited(n)}
         kept |= set(missing) if hold else set()
-        results: dict[str, list[Array | Path]] = {n: [] for n in sorted(kept)}
+        results: dict[str, list[Item]] = {n: [] for n in sorted(kept)}
         outputs = sorted(kept | set(missing))
         ran = self.run(sorted(new), outputs) if outputs else iter(())
         for b, batch in enumerate(self.samples.batches):

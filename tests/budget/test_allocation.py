@@ -99,3 +99,8 @@ def test_the_same_every_time():
     cost = Chain([1, 2, 3, 4])
     limits = [Limit(cost, 0.5 * cost.total({}))]
     assert allocate_within(losses, levels, limits) == allocate_within(losses, levels, limits)
+
+
+def test_without_limits_nothing_goes():
+    losses, levels, _ = problem(0)
+    assert allocate_within(losses, levels, []).widths == dict.fromkeys(GROUPS, UNITS)

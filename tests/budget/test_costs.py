@@ -52,7 +52,7 @@ def test_bytes_of_the_file_are_known_to_a_few_per_cent(case):
     cost = case.setting.cost("size")
     assert cost.total({}) == cost.measure(case.source, np.zeros(0, np.bool_))
     widths = case.random(0)
-    assert cost.total(widths) == pytest.approx(cost.measure(*case.cut(widths)), rel=0.03)
+    assert cost.total(widths) == pytest.approx(cost.measure(*case.cut(widths)), rel=0.05)
 
 
 @pytest.mark.parametrize("quantity", ["macs", "params", "size", "memory"])

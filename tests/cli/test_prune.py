@@ -237,3 +237,25 @@ def test_weights_that_make_nan_of_random_samples(invoke, tmp_path):
     assert result.code == 0 and "Traceback" not in result.err
     told = " ".join(result.out.split())
     assert "none, as the model makes NaN or infinity of some calibration samples at tensor 'b'; ranked by l2" in told
+
+
+def test_a_target_beyond_reach_ends_with_4_and_writes_the_closest_on_request(invoke, model, tmp_path):
+    out = tmp_path / "out.onnx"
+    options = ["--target", "params=0.01", "--min-channels", "3", "--no-latency", "--reconstruct", "none"]
+    result = invoke("prune", model, "-o", out, *options)
+    assert result.code == 4 and not out.exists()
+    assert "params=0.01 can't be met" in result.err and "(w1) at 3 of 16 units" in result.err
+    result = invoke("prune", model, "-o", out, "--closest", *options)
+    assert result.code == 4 and onnx.load(out).graph.initializer[0].dims[0] == 3
+    assert "params=0.01 can't be met" in result.err and "target missed" in result.out
+
+
+def test_targets_are_in_the_table_and_the_report(invoke, model, tmp_path):
+    report = tmp_path / "report.json"
+    options = ["--target", "macs=0.5", "--target", "size=0.9", "--no-latency", "--report-out", report]
+    result = invoke("prune", model, "-o", tmp_path / "out.onnx", *options)
+    assert result.code == 0 and "macs=0.5:" in result.out and "size=0.9:" in result.out
+    rows = json.loads(report.read_text())["report"]["targets"]
+    assert [r["quantity"] for r in rows] == ["macs", "size"]
+    assert all(r["met"] and r["after"] <= r["limit"] < r["before"] for r in rows)
+    assert rows[1]["after"] == (tmp_path / "out.onnx").stat().st_size

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from onnxprune.io import scratch
-from onnxprune.statistics.stream import Shelf, taken
+from onnxprune.statistics.shelf import Shelf, taken
 
 pytestmark = pytest.mark.skipif(scratch.fcntl is None, reason="needs file locks")
 ROOT = Path(__file__).resolve().parents[2]
 HOLD = """
 import sys, numpy as np
-from onnxprune.statistics.stream import Shelf
+from onnxprune.statistics.shelf import Shelf
 shelf = Shelf(0)
 shelf.put(np.zeros(1 << 15))
 print(shelf.folder.path, flush=True)
@@ -45,14 +45,14 @@ def holder(folder):
 
 def test_only_folders_of_dead_processes_are_removed(folder, holder):
     process, held = holder
-    assert held.parent == folder and list(held.glob("*.npy"))
+    assert held.parent == folder and list(held.glob("*.bin"))
     other = folder / "onnxprune-of-someone"
     other.mkdir()
     scratch.remove_abandoned()
-    assert list(held.glob("*.npy"))
+    assert list(held.glob("*.bin"))
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert list(held.glob("*.npy"))
+    assert list(held.glob("*.bin"))
     scratch.remove_abandoned.cache_clear()
     scratch.Scratch()
     assert not held.exists() and other.exists()

@@ -39,7 +39,7 @@ def wrong(shared, number):
 
 
 def threads(shared):
-    from onnxprune.proof.session import threads
+    from onnxprune.statistics.providers import threads
 
     return {n: os.environ.get(n) for n in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}, threads()
 

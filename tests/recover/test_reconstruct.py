@@ -7,7 +7,9 @@ from onnx import numpy_helper
 
 import onnxprune
 from onnxprune.calibrate.batch import Batch, Samples
+from onnxprune.calibrate.read import read_samples
 from onnxprune.proof.session import run
+from onnxprune.report.fidelity import fidelity
 from tests.models_text import ints, make, positive
 
 RNG = np.random.default_rng(0)
@@ -286,3 +288,14 @@ def test_a_new_bias_takes_no_name_that_is_there():
     assert len(names) == len(set(names)) and "z_bias_bias" in names
     assert result.report.verification.passed
     onnx.checker.check_model(result.model, full_check=True)
+
+
+@pytest.mark.parametrize("model", ["mobilenet", "vit_legacy", "gru"])
+def test_the_likeness_seen_on_the_way_is_that_of_the_result(model):
+    source = onnx.load(f"models/{model}.onnx")
+    held = read_samples("models/fashion_mnist.npz", source, samples=48)
+    result = onnxprune.prune(source, ratio=0.4, data=[b.feeds for b in held.batches], reconstruct="lsq")
+    [seen], [found] = result.report.fidelity, fidelity(source, result.model, held)
+    assert seen.relative_error == pytest.approx(found.relative_error, rel=1e-3) and 0 < found.relative_error < 1
+    assert (seen.samples, seen.agreement) == (found.samples, found.agreement)
+    assert [w.sample for w in seen.worst] == [w.sample for w in found.worst]

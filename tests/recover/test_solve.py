@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from onnxprune.recover.solve import solve, squared_error
+from onnxprune.recover.solve import lowest, solve, squared_error
 from onnxprune.statistics.moments import Moments
 
 
@@ -91,3 +91,19 @@ def test_squared_error_is_that_of_the_rows():
     bias = np.full((1, 3), 4.0)
     direct = ((np.einsum("rgk,gkm->rgm", x, w) + bias - y) ** 2).mean(axis=0)
     assert np.allclose(squared_error(Moments.of(x, y), w, bias), direct)
+
+
+def test_the_lowest_strength_is_found_with_few_losses_where_there_is_one_valley():
+    strengths = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+    for bottom in range(5):
+        asked = []
+
+        def loss(s, bottom=bottom, asked=asked):
+            asked.append(s)
+            return abs(strengths.index(s) - bottom)
+
+        assert lowest(loss, strengths, one_valley=True) == (0, strengths[bottom])
+        assert len(asked) == len(set(asked)) <= bottom + 2 + (bottom == 1)
+    two_valleys = dict(zip(strengths, (3, 4, 5, 2, 1), strict=True))
+    assert lowest(two_valleys.get, strengths, one_valley=False) == (1, 1.0)
+    assert lowest(lambda s: np.inf, strengths, one_valley=True)[0] == np.inf

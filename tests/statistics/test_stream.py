@@ -9,7 +9,8 @@ from onnxprune.calibrate.read import read_samples
 from onnxprune.errors import ModelError
 from onnxprune.proof.session import run
 from onnxprune.statistics.flow import lift
-from onnxprune.statistics.stream import Stream, at_hand
+from onnxprune.statistics.shelf import at_hand
+from onnxprune.statistics.stream import Stream
 from tests.models_text import make
 
 TEXT = """(float[N, 3, 16, 16] x) => (float[N, 4, 16, 16] y) {
