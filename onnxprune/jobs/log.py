@@ -124,4 +124,4 @@ class Log:
 
 
 def _text(record: Any) -> bytes:
-    return json.dumps(record, sort_keys=True).encode()
+    return json.dumps(record).encode()

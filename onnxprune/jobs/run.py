@@ -116,6 +116,7 @@ def _finished(job: Job, answer: Answer, log: Log | None, keep: Callable[[Job, An
     value = keep(job, answer.value)
     if log is not None:
         log.add(job.key, value)
+        value = log.results[job.key]  # what a later run will see
     return Done(job, value)
 
 

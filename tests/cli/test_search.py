@@ -71,7 +71,7 @@ def test_without_labels_the_error_of_the_outputs_is_what_counts(invoke, net, tmp
     assert found.code == 0 and "output error" in found.out
     index = json.loads((tmp_path / "family" / "index.json").read_text())
     worths = [m["worth"] for m in index["models"]]
-    assert worths[0] == 0 and worths == sorted(worths) and not index["worth"]["higher_is_better"]
+    assert worths[0] == 0 and min(worths[1:]) > 0 and not index["worth"]["higher_is_better"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
