@@ -12,7 +12,7 @@ from onnxprune.jobs.worker import perform
 from onnxprune.search.candidates import LevelSwitches, Population, evolve
 
 
-@pytest.fixture(params=["macs", "params", "memory"])
+@pytest.fixture(params=["macs", "params", "size"])
 def population(study, request):
     widths, budget = study.spend(Target(request.param, 0.6, True))
     return Population(widths, budget.limits(), np.random.default_rng(3))
