@@ -14,6 +14,8 @@ from onnxprune.cli.profile import profile
 from onnxprune.cli.prune import prune
 from onnxprune.cli.score import score
 from onnxprune.cli.screen import Screen
+from onnxprune.cli.search import search
+from onnxprune.cli.sensitivity import sensitivity
 from onnxprune.cli.simplify import simplify
 from onnxprune.cli.verify import verify
 
@@ -31,7 +33,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (prune, simplify, apply, verify, inspect, score, profile, compare):
+for command in (prune, simplify, apply, verify, inspect, score, profile, compare, sensitivity, search):
     app.command()(command)
 app.command(cls=BenchCommand)(bench)
 

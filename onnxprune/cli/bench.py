@@ -117,7 +117,7 @@ def bench(
         Path | None, typer.Option(metavar="CSV", help="Write one line for each figure.", rich_help_panel=_WRITE)
     ] = None,
 ) -> None:
-    """Measure models side by side: latency, memory, and what the difference is worth."""
+    """Measure latency and memory of models side by side."""
     screen = cast(Screen, context.obj)
     if min_speedup is not None and (len(models) < 2 or min_speedup <= 0):
         raise UsageError("--min-speedup needs a second model, and a number above 0")

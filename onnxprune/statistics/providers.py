@@ -53,6 +53,8 @@ class Providers:
         if options is None:
             options = ort.SessionOptions()
             options.log_severity_level = 4
+        if not options.intra_op_num_threads:
+            options.intra_op_num_threads = threads()
         given = [(name, dict(held)) for name, held in self.chosen]
         if any(name not in ort.get_available_providers() for name, _ in given if name in _plugged()):
             for name, held in given:
@@ -132,6 +134,12 @@ def _devices(name: str, kind: str) -> list[Any]:
         kinds = ", ".join(sorted({d.device.type.name.lower() for d in all_of})) or "none"
         raise UsageError(f"execution provider {short(name)!r} has no device {kind!r}; it has {kinds}")
     return found[:1]
+
+
+def threads() -> int:
+    """Threads of a session: those that products in numpy have too (`OMP_NUM_THREADS`); 0 for all cores."""
+    given = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return int(given) if given.isdecimal() else 0
 
 
 def parse_providers(texts: Sequence[str]) -> Providers:

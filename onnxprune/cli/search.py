@@ -1,0 +1,271 @@
+"""`onnxprune search`."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
+
+import typer
+
+from onnxprune.cli import study, values
+from onnxprune.cli.screen import Screen, to_json
+from onnxprune.errors import ModelError, UsageError, VerificationError
+
+if TYPE_CHECKING:
+    from onnxprune.budget.targets import Quantity
+    from onnxprune.pipeline.stages import Progress
+    from onnxprune.search.front import Front
+
+_CHOICE = "What goes"
+_DATA = "Data"
+_WORK = "Workers"
+_FILES = "Files and output"
+
+
+def search(
+    context: typer.Context,
+    source: Annotated[Path, typer.Argument(metavar="MODEL", help="Model to prune; stays as it is.", show_default=False)],
+    output: Annotated[
+        Path,
+        typer.Option("-o", "--output", metavar="DIR", help="Folder for models, plans and cards.", rich_help_panel=_FILES),
+    ],
+    points: Annotated[int, typer.Option(metavar="N", min=1, help="Pruned models to make.", rich_help_panel=_CHOICE)] = 8,
+    target: Annotated[
+        str,
+        typer.Option(
+            metavar="QUANTITY", help="What models are spread over: macs, params, size, memory.", rich_help_panel=_CHOICE
+        ),
+    ] = "macs",
+    least: Annotated[
+        float, typer.Option(metavar="SHARE", help="Of the source, that the smallest model has.", rich_help_panel=_CHOICE)
+    ] = 0.3,
+    candidates: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            min=0,
+            help="Allocations to run for each model, around that of the knapsack; 0 takes the knapsack's.",
+            rich_help_panel=_CHOICE,
+        ),
+    ] = 0,
+    round_to: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Keep multiples of N channels.", rich_help_panel=_CHOICE)
+    ] = 1,
+    min_channels: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Keep at least N units of a group.", rich_help_panel=_CHOICE)
+    ] = 1,
+    ignore: Annotated[
+        list[str] | None,
+        typer.Option(metavar="GLOB", help="Groups, initializers or nodes that stay. Repeatable.", rich_help_panel=_CHOICE),
+    ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(metavar="GLOB", help="Groups, initializers or nodes that may go. Repeatable.", rich_help_panel=_CHOICE),
+    ] = None,
+    attention: Annotated[
+        str, typer.Option(metavar="heads|head-dim|both|off", help="What goes of attention.", rich_help_panel=_CHOICE)
+    ] = "heads",
+    width: Annotated[
+        bool,
+        typer.Option("--width", help="Also groups that a statistic runs over (inexact).", rich_help_panel=_CHOICE),
+    ] = False,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH",
+            help="Unlabelled samples: npz, folder, file.py:function; random ones ('synthetic') unless given.",
+            rich_help_panel=_DATA,
+        ),
+    ] = None,
+    samples: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Use at most N samples; 512 unless given.", rich_help_panel=_DATA)
+    ] = None,
+    preprocess: Annotated[
+        str | None, typer.Option(metavar="KEY=VALUE,...", help="For images: size, mean, std ...", rich_help_panel=_DATA)
+    ] = None,
+    mask: Annotated[
+        str | None, typer.Option(metavar="INPUT", help="Input whose zeros mark padding.", rich_help_panel=_DATA)
+    ] = None,
+    evaluation: Annotated[
+        str | None,
+        typer.Option("--eval", metavar="PATH", help="Score models on this data.", rich_help_panel=_DATA),
+    ] = None,
+    metric: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="accuracy, top5, perplexity, mse, cosine or file.py:function.", rich_help_panel=_DATA
+        ),
+    ] = None,
+    labels: Annotated[str | None, typer.Option(metavar="PATH", help="Labels for --eval.", rich_help_panel=_DATA)] = None,
+    shape: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=N,N,...", help="Shape of an input. Repeatable.", rich_help_panel=_DATA),
+    ] = None,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Seed of all that is random.", rich_help_panel=_CHOICE)] = 0,
+    latency: Annotated[bool, typer.Option("--latency/--no-latency", help="Time the models.", rich_help_panel=_DATA)] = True,
+    memory_budget: Annotated[
+        float, typer.Option(metavar="GB", min=0.01, help="Activations held in memory.", rich_help_panel=_WORK)
+    ] = 2.0,
+    workers: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, help="Processes; one for each core unless given.", rich_help_panel=_WORK),
+    ] = None,
+    backend: Annotated[
+        str, typer.Option(metavar="processes|dask|ray", help="Where evaluations run.", rich_help_panel=_WORK)
+    ] = "processes",
+    address: Annotated[str | None, typer.Option(metavar="URL", help="Of the cluster.", rich_help_panel=_WORK)] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with what is finished in DIR.", rich_help_panel=_FILES)
+    ] = False,
+    plot: Annotated[
+        Path | None,
+        typer.Option(metavar="PNG|SVG", help="Another figure than DIR/front.svg.", rich_help_panel=_FILES),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the index instead of tables.", rich_help_panel=_FILES)] = False,
+) -> None:
+    """Make a family of pruned models of falling size."""
+    screen, start = cast(Screen, context.obj), time.monotonic()
+    given = study.Given(
+        source, data, samples, preprocess, mask, values.shapes(shape or []), evaluation, metric, labels, attention, width,
+        round_to, min_channels, ignore or [], only or [], memory_budget, [], seed,
+    )  # fmt: skip
+    given.check()
+    quantity = _quantity(target)
+    values.check_outputs([source, *(Path(p) for p in (evaluation, labels) if p)], [plot])
+    study.check_plot(screen, plot)
+    from onnxprune.search.family import shares
+
+    shares(points, least)
+    with ExitStack() as held:
+        opened_workers = held.enter_context(study.workers(backend, workers, address))
+        _prepare(output, resume=resume)
+        progress = held.enter_context(screen.progress())
+        front, untimed = _searched(
+            given, output, quantity, points, least, candidates, opened_workers, progress, latency=latency
+        )
+    front = replace(front, details={**front.details, "seconds": round(time.monotonic() - start, 1)})
+    _save(front, output, plot, source)
+    if json:
+        screen.document(front.to_dict())
+    else:
+        _show(screen, front, output, untimed)
+    failed = [c for c in front.cards if c.failed]
+    if failed:
+        raise VerificationError(f"{len(failed)} of {len(front.cards)} models failed: {failed[0].name}: {failed[0].failed}")
+
+
+def _quantity(text: str) -> Quantity:
+    from onnxprune.budget.targets import Quantity
+
+    known = [q for q in get_args(Quantity) if q != "drop"]
+    values.check_choice("--target", text, known)
+    return cast("Quantity", text)
+
+
+def _prepare(folder: Path, *, resume: bool) -> None:
+    """The folder is there and can be written to, and holds no search, or one that goes on.
+
+    Raises:
+        UsageError: not so.
+    """
+    from onnxprune.search.family import LOG
+
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder}: is no folder; choose another one for the models")
+    if (folder / LOG).exists() and not resume:
+        raise UsageError(f"{folder}: holds a search already; go on with it (--resume), or choose another folder")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{folder}: can't be made ({error.strerror}); choose another folder") from None
+    values.check_outputs([], [folder / "index.json"])
+
+
+def _searched(
+    given: study.Given,
+    folder: Path,
+    quantity: Quantity,
+    points: int,
+    least: float,
+    candidates: int,
+    workers: Any,
+    progress: Progress,
+    *,
+    latency: bool,
+) -> tuple[Front, str]:
+    """The family, and why it was not timed, if it should have been."""
+    from onnxprune.jobs.log import Log
+    from onnxprune.pipeline.stages import part
+    from onnxprune.search.family import LOG, STATISTICS, Family, goals, timed
+
+    with Log(folder / LOG) as log:
+        opened = study.open_study(given, folder / STATISTICS, part(progress, (0.0, 0.3)))
+        wanted = goals(opened.study, quantity, points, least)
+        cluster, scored = workers(), opened.evaluator
+        metric = None if scored is None else given.metric or scored.before.metric
+        shared = opened.study.shared(opened.evaluation, metric, workers=cluster.workers)
+        family = Family(opened.study, shared, cluster, folder, log, None if scored is None else scored.before)
+        said: dict[str, dict[str, Any]] = {}
+        if candidates:
+            wanted, said = family.searched(wanted, candidates, part(progress, (0.3, 0.5)))
+        cards = family.made(wanted, said, part(progress, (0.5, 0.95)))
+    front = replace(family.front(cards, quantity), details=_details(given, opened, family, candidates))
+    if not latency:
+        return front, ""
+    progress("timing all models", 0.95)
+    try:
+        from onnxprune.bench.inputs import made_up
+
+        return timed(front, given.source, folder, made_up(opened.model, 1, given.shapes)), ""
+    except ModelError as error:
+        return front, str(error)
+
+
+def _details(given: study.Given, opened: study.Opened, family: Any, candidates: int) -> dict[str, Any]:
+    """What the index says of the study."""
+    scored = opened.evaluator
+    return {
+        "source": {"file": str(given.source), "sha256": opened.study.sha256},
+        "calibration": opened.study.held.origin,
+        "evaluation": None
+        if scored is None
+        else {
+            "data": scored.data.samples.origin,
+            "metric": scored.before.metric,
+            "samples": scored.before.samples,
+            "samples_used_for_calibration": scored.overlap(opened.study.held),
+        },
+        "candidates": candidates,
+        "seed": given.seed,
+        "resumed": family.repeated,
+    }
+
+
+def _save(front: Front, folder: Path, plot: Path | None, source: Path) -> None:
+    from onnxprune.errors import UsageError
+    from onnxprune.io.save import save_bytes
+    from onnxprune.report.plot import check_installed
+    from onnxprune.search.family import save_front
+    from onnxprune.search.figures import front_plot
+
+    save_front(front, folder, to_json)
+    try:
+        check_installed()
+    except UsageError:
+        return  # the family does not fail for the lack of a picture
+    save_bytes(front_plot(front, source.name, "svg"), folder / "front.svg")
+    if plot is not None:
+        save_bytes(front_plot(front, source.name, study.form_of(plot)), plot)
+
+
+def _show(screen: Screen, front: Front, folder: Path, untimed: str) -> None:
+    from rich.text import Text
+
+    from onnxprune.report.tables import notes_table
+    from onnxprune.search.tables import front_notes, front_table
+
+    title = Text(f"{front.details['source']['file']} -> {folder}", "bold")
+    screen.show(title, front_table(front), notes_table(front_notes(front, untimed)))

@@ -1,0 +1,195 @@
+"""`onnxprune sensitivity`."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from onnxprune.cli import study, values
+from onnxprune.cli.screen import Screen, to_json
+from onnxprune.errors import UsageError
+
+if TYPE_CHECKING:
+    from onnxprune.pipeline.stages import Progress
+    from onnxprune.search.sensitivity import Sensitivity
+
+_STATISTICS = "statistics"
+_LOG = "sensitivity.jsonl"
+_DATA = "Data"
+_CHOICE = "Groups"
+_WORK = "Workers"
+_FILES = "Files and output"
+
+
+def sensitivity(
+    context: typer.Context,
+    source: Annotated[Path, typer.Argument(metavar="MODEL", help="Model to look at.", show_default=False)],
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data",
+            "--calibration",
+            metavar="PATH",
+            help="Unlabelled samples: npz, folder, file.py:function; random ones ('synthetic') unless given.",
+            rich_help_panel=_DATA,
+        ),
+    ] = None,
+    samples: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Use at most N samples; 512 unless given.", rich_help_panel=_DATA)
+    ] = None,
+    preprocess: Annotated[
+        str | None, typer.Option(metavar="KEY=VALUE,...", help="For images: size, mean, std ...", rich_help_panel=_DATA)
+    ] = None,
+    mask: Annotated[
+        str | None, typer.Option(metavar="INPUT", help="Input whose zeros mark padding.", rich_help_panel=_DATA)
+    ] = None,
+    evaluation: Annotated[
+        str | None,
+        typer.Option("--eval", metavar="PATH", help="Score on this data too; implies --measure.", rich_help_panel=_DATA),
+    ] = None,
+    metric: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="accuracy, top5, perplexity, mse, cosine or file.py:function.", rich_help_panel=_DATA
+        ),
+    ] = None,
+    labels: Annotated[str | None, typer.Option(metavar="PATH", help="Labels for --eval.", rich_help_panel=_DATA)] = None,
+    ratio: Annotated[
+        list[float] | None,
+        typer.Option(
+            metavar="SHARE",
+            help="Share of a group that goes; 0.1, 0.25, 0.5, 0.75 and 0.9 unless given. Repeatable.",
+            rich_help_panel=_CHOICE,
+            show_default=False,
+        ),
+    ] = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Run the model without these units, too.", rich_help_panel=_CHOICE)
+    ] = False,
+    ignore: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="GLOB", help="Groups, initializers or nodes to leave out. Repeatable.", rich_help_panel=_CHOICE
+        ),
+    ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(metavar="GLOB", help="Groups, initializers or nodes to look at. Repeatable.", rich_help_panel=_CHOICE),
+    ] = None,
+    attention: Annotated[
+        str, typer.Option(metavar="heads|head-dim|both|off", help="What of attention.", rich_help_panel=_CHOICE)
+    ] = "heads",
+    width: Annotated[
+        bool,
+        typer.Option("--width", help="Also groups that a statistic runs over (inexact).", rich_help_panel=_CHOICE),
+    ] = False,
+    shape: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=N,N,...", help="Shape of an input. Repeatable.", rich_help_panel=_DATA),
+    ] = None,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Seed of random samples.", rich_help_panel=_DATA)] = 0,
+    memory_budget: Annotated[
+        float, typer.Option(metavar="GB", min=0.01, help="Activations held in memory.", rich_help_panel=_WORK)
+    ] = 2.0,
+    workers: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, help="Processes; one for each core unless given.", rich_help_panel=_WORK),
+    ] = None,
+    backend: Annotated[
+        str, typer.Option(metavar="processes|dask|ray", help="Where evaluations run.", rich_help_panel=_WORK)
+    ] = "processes",
+    address: Annotated[str | None, typer.Option(metavar="URL", help="Of the cluster.", rich_help_panel=_WORK)] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Keep what is finished here; go on from it.", rich_help_panel=_FILES),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="JSON", help="Write all figures.", rich_help_panel=_FILES)
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="PNG|SVG", help="Write a figure (needs matplotlib).", rich_help_panel=_FILES)
+    ] = None,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON document instead of tables.", rich_help_panel=_FILES)
+    ] = False,
+) -> None:
+    """Show what each group costs in error, the more of it goes."""
+    screen = cast(Screen, context.obj)
+    given = study.Given(
+        source, data, samples, preprocess, mask, values.shapes(shape or []), evaluation, metric, labels, attention, width,
+        1, 1, ignore or [], only or [], memory_budget, [], seed,
+    )  # fmt: skip
+    given.check()
+    runs = measure or evaluation is not None
+    if not runs and (workers is not None or address is not None or backend != "processes"):
+        raise UsageError("--workers, --backend and --address are about what is measured: give --measure or --eval")
+    values.check_outputs([source, *(Path(p) for p in (evaluation, labels) if p)], [output, plot])
+    study.check_plot(screen, plot)
+    from onnxprune.search.sensitivity import RATIOS, check_ratios
+
+    shares = check_ratios(ratio or RATIOS)
+    with ExitStack() as held:
+        opened_workers = held.enter_context(study.workers(backend, workers, address))
+        progress = held.enter_context(screen.progress())
+        found = _analysed(given, shares, opened_workers if runs else None, resume, progress)
+    document = {"model": str(source), **found.to_dict()}
+    if output:
+        from onnxprune.io.save import save_text
+
+        save_text(to_json(document), output)
+    if plot:
+        from onnxprune.io.save import save_bytes
+        from onnxprune.search.figures import sensitivity_plot
+
+        save_bytes(sensitivity_plot(found, source.name, study.form_of(plot)), plot)
+    if json:
+        screen.document(document)
+    else:
+        _show(screen, found, measured=runs)
+
+
+def _analysed(given: study.Given, shares: list[float], workers: Any, resume: Path | None, progress: Progress) -> Sensitivity:
+    from onnxprune.jobs.log import Log
+    from onnxprune.pipeline.stages import part
+    from onnxprune.search.sensitivity import measure, predicted
+
+    before = part(progress, (0.0, 0.5 if workers else 1.0))
+    opened = study.open_study(given, None if resume is None else resume / _STATISTICS, before)
+    found = predicted(opened.study, shares)
+    if opened.evaluator is not None:
+        score = opened.evaluator.before
+        found.metric = {
+            "name": score.metric,
+            "title": score.title,
+            "unit": score.unit,
+            "higher_is_better": score.higher_is_better,
+            "value": score.value,
+            "samples": score.samples,
+            "data": opened.evaluator.data.samples.origin,
+        }
+    if workers is not None:
+        with ExitStack() as held:
+            log = None if resume is None else held.enter_context(Log(resume / _LOG))
+            metric = found.metric["name"] if found.metric and not given.metric else given.metric
+            after = part(progress, (0.5, 1.0))
+            measure(opened.study, found, workers(), log, evaluation=opened.evaluation, metric=metric, progress=after)
+    return found
+
+
+def _show(screen: Screen, found: Sensitivity, *, measured: bool) -> None:
+    from rich.text import Text
+
+    from onnxprune.report.tables import notes_table
+    from onnxprune.search.tables import sensitivity_notes, sensitivity_table
+
+    titles = {"predicted": "predicted error of the outputs, by the share of a group that goes"}
+    if measured:
+        titles |= {"error": "measured, weights as they are", "repaired": "measured, where readers make up for it"}
+    if found.metric is not None:
+        titles["metric"] = f"{found.metric['title']} of that"
+    for kind, title in titles.items():
+        screen.show(Text(title, "bold"), sensitivity_table(found, kind, verbose=screen.verbose))
+    screen.show(notes_table(sensitivity_notes(found, measured=measured)))

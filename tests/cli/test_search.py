@@ -1,0 +1,158 @@
+"""`onnxprune sensitivity` and `onnxprune search` as users call them."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import jsonschema
+import numpy as np
+import pytest
+
+from onnxprune.search import front, sensitivity
+from tests.cli.conftest import make
+
+NET = """
+<ir_version: 8, opset_import: ["" : 17]>
+net (float[N, 1, 8, 8] x) => (float[N, 4] y) {
+  a = Conv <pads = [1, 1, 1, 1]> (x, w1)
+  b = Relu (a)
+  c = Conv <pads = [1, 1, 1, 1]> (b, w2)
+  d = Relu (c)
+  e = GlobalAveragePool (d)
+  f = Flatten (e)
+  y = MatMul (f, w3)
+}
+"""
+
+
+@pytest.fixture
+def net(tmp_path):
+    import onnx
+
+    path = tmp_path / "net.onnx"
+    onnx.save(make(NET, w1=(12, 1, 3, 3), w2=(12, 12, 3, 3), w3=(12, 4)), path)
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "data.npz", x=rng.standard_normal((40, 1, 8, 8)).astype(np.float32))
+    x = rng.standard_normal((30, 1, 8, 8)).astype(np.float32)
+    np.savez(tmp_path / "eval.npz", x=x, labels=rng.integers(0, 4, 30))
+    return path
+
+
+def options(net, folder, *more):
+    data = net.parent
+    common = ["--data", data / "data.npz", "--no-latency", "--workers", 1, "--points", 3]
+    return ["search", net, "-o", folder, *common, *more]
+
+
+def test_a_family_and_its_index(invoke, net, tmp_path):
+    folder = tmp_path / "family"
+    plot = tmp_path / "front.png"
+    found = invoke(*options(net, folder, "--eval", tmp_path / "eval.npz", "--candidates", 3, "--plot", plot, "--json"))
+    assert found.code == 0 and not found.err
+    index = json.loads(found.out)
+    jsonschema.validate(index, front.schema("front"))
+    assert index == json.loads((folder / "index.json").read_text())
+    assert plot.read_bytes().startswith(b"\x89PNG") and (folder / "front.svg").exists()
+    for entry in index["models"][1:]:
+        card = json.loads((folder / f"{entry['name']}.json").read_text())
+        jsonschema.validate(card, front.schema("card"))
+        assert card["verification"]["passed"] and (folder / entry["files"]["model"]).exists()
+    assert invoke("verify", net, folder / "p1.onnx", "--plan", folder / "p1.plan.json").code == 0
+    again = invoke(*options(net, folder))
+    assert again.code == 2 and "holds a search already" in again.err
+    again = invoke(*options(net, folder, "--eval", tmp_path / "eval.npz", "--candidates", 3, "--resume"))
+    assert again.code == 0 and "3 models of an earlier run" in again.out
+
+
+def test_without_labels_the_error_of_the_outputs_is_what_counts(invoke, net, tmp_path):
+    found = invoke(*options(net, tmp_path / "family", "--target", "params", "--least", 0.5))
+    assert found.code == 0 and "output error" in found.out
+    index = json.loads((tmp_path / "family" / "index.json").read_text())
+    worths = [m["worth"] for m in index["models"]]
+    assert worths[0] == 0 and min(worths[1:]) > 0 and not index["worth"]["higher_is_better"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
+def test_a_killed_search_goes_on_to_the_same_models(invoke, start, net, tmp_path):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert invoke(*options(net, whole)).code == 0
+    process = start(*options(net, cut))
+    end = time.monotonic() + 60
+    while not ((cut / "search.jsonl").exists() and (cut / "search.jsonl").read_bytes().count(b"\n")):
+        assert time.monotonic() < end and process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert invoke(*options(net, cut, "--resume")).code == 0
+    for name in ("p1", "p2", "p3"):
+        assert (whole / f"{name}.onnx").read_bytes() == (cut / f"{name}.onnx").read_bytes()
+    assert (cut / "search.jsonl").read_bytes().count(b"\n") == 3
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
+def test_ctrl_c_ends_the_workers_too(start, net, tmp_path):
+    folder = tmp_path / "family"
+    process = start(*options(net, folder)[:-4], "--workers", 2, "--points", 8, "--candidates", 500, start_new_session=True)
+    end = time.monotonic() + 60
+    while not ((folder / "search.jsonl").exists() and (folder / "search.jsonl").read_bytes().count(b"\n")):
+        assert time.monotonic() < end and process.poll() is None
+        time.sleep(0.01)
+    subprocess.run(["kill", "-INT", f"-{process.pid}"], check=True)  # the whole group, as a terminal does
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and not out
+    assert err.decode().splitlines() == ["error: interrupted; no output was left half-written"]
+    end = time.monotonic() + 10
+    while left := subprocess.run(["pgrep", "-g", str(process.pid)], capture_output=True, text=True).stdout:
+        assert time.monotonic() < end, left
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--least", "1.5"], "least 1.5 is not between 0 and 1"),
+        (["--target", "drop"], "--target drop: is none of"),
+        (["--backend", "spark"], "none of processes, dask, ray"),
+        (["--address", "tcp://127.0.0.1:1"], "choose the backend"),
+        (["--metric", "top5"], "--eval"),
+        (["--attention", "all"], "--attention all"),
+        (["--plot", "front.pdf"], "a plot is one of"),
+    ],
+)
+def test_wrong_calls_are_told_before_anything_is_done(invoke, net, tmp_path, more, message):
+    found = invoke(*options(net, tmp_path / "family", *more))
+    assert found.code == 2 and message in found.err and found.err.count("\n") == 1
+    assert not (tmp_path / "family").exists()
+
+
+def test_a_model_that_can_not_be_that_small(invoke, net, tmp_path):
+    found = invoke(*options(net, tmp_path / "family", "--least", "0.0001"))
+    assert found.code == 4 and "can't be met" in found.err
+
+
+def test_sensitivity(invoke, net, tmp_path):
+    plot, report = tmp_path / "curves.svg", tmp_path / "curves.json"
+    call = ["sensitivity", net, "--calibration", tmp_path / "data.npz", "--ratio", 0.5, "--ratio", 0.25]
+    plain = invoke(*call)
+    assert plain.code == 0 and "predicted" in plain.out and "measured" not in plain.out
+    found = invoke(*call, "--eval", tmp_path / "eval.npz", "--workers", 1, "--plot", plot, "-o", report, "--json")
+    assert found.code == 0
+    document = json.loads(found.out)
+    jsonschema.validate(document, sensitivity.schema())
+    assert document == json.loads(report.read_text()) and plot.read_text().startswith("<?xml")
+    assert document["ratios"] == [0.25, 0.5] and document["metric"]["name"] == "accuracy"
+    assert all(p["metric"] is not None for g in document["groups"] for p in g["points"])
+    resumed = [invoke(*call, "--measure", "--workers", 1, "--resume", tmp_path / "work") for _ in range(2)]
+    assert resumed[0].out == resumed[1].out and "where readers make up for it" in resumed[0].out
+    assert (tmp_path / "work" / "sensitivity.jsonl").read_bytes().count(b"\n") == len(document["groups"])
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [(["--ratio", "1.0"], "not between 0 and 1"), (["--workers", "2"], "--measure"), (["--labels", "l.npy"], "--eval")],
+)
+def test_wrong_calls_of_sensitivity(invoke, net, more, message):
+    found = invoke("sensitivity", net, *more)
+    assert found.code == 2 and message in found.err
