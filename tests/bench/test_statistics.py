@@ -57,15 +57,18 @@ def test_processes_count_not_runs():
 
 
 def test_what_is_slow_for_both_cancels():
-    rng = np.random.default_rng(4)
-    first, other = [], []
-    for _ in range(8):
-        slow = np.exp(rng.normal(0, 0.5, 20))
-        first.append(times(*(slow * np.exp(rng.normal(0, 0.01, 20)))))
-        other.append(times(*(slow * 0.8 * np.exp(rng.normal(0, 0.01, 20)))))
-    found = speedup(first, other)
-    assert found.low < 1.25 < found.high and found.half_width < 0.02
-    assert found.verdict == "faster" and found.clears(1.2) and not found.clears(1.25)
+    covered = 0
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        first, other = [], []
+        for _ in range(10):
+            slow = np.exp(rng.normal(0, 0.5, 20))
+            first.append(times(*(slow * np.exp(rng.normal(0, 0.01, 20)))))
+            other.append(times(*(slow * 0.8 * np.exp(rng.normal(0, 0.01, 20)))))
+        found = speedup(first, other)
+        assert found.half_width < 0.02
+        covered += found.low < 1.25 < found.high
+    assert covered >= 18
 
 
 def test_the_inverse_is_the_inverse():

@@ -45,10 +45,15 @@ def test_every_round_has_a_burst_of_each_in_an_order_drawn_anew(clock):
     assert all(len(times.rounds) == 40 for times in found.values())
 
 
-@pytest.mark.parametrize("ms", [0.05, 1.0, 30.0])
+@pytest.mark.parametrize("ms", [0.05, 1.0])
 def test_the_first_runs_of_a_burst_do_not_count(clock, ms):
     found = interleave({"a": Subject(clock, "a", ms, cold=3.0)}, Effort(1.0))["a"]
     assert np.allclose(found.ms, ms)
+
+
+def test_long_runs_pay_for_no_others(clock):
+    interleave({"a": Subject(clock, "a", 30.0)}, Effort(1.0))
+    assert {runs for _, runs in clock.order} == {1}
 
 
 def test_a_drift_of_the_clock_cancels(clock):
