@@ -52,7 +52,7 @@ def test_the_first_runs_of_a_burst_do_not_count(clock, ms):
 
 
 def test_long_runs_pay_for_no_others(clock):
-    found = interleave({"a": Subject(clock, "a", 30.0)}, Effort(1.0))["a"]
+    found = interleave({"a": Subject(clock, "a", 2 * timing._LONG_MS)}, Effort(1.0))["a"]
     assert clock.order[-1][1] == found.rounds[-1].size
 
 
