@@ -1,6 +1,7 @@
 """`onnxprune sensitivity` and `onnxprune search` as users call them."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -99,7 +100,7 @@ def test_ctrl_c_ends_the_workers_too(start, net, tmp_path):
     while not ((folder / "search.jsonl").exists() and (folder / "search.jsonl").read_bytes().count(b"\n")):
         assert time.monotonic() < end and process.poll() is None
         time.sleep(0.01)
-    subprocess.run(["kill", "-INT", f"-{process.pid}"], check=True)  # the whole group, as a terminal does
+    os.killpg(process.pid, signal.SIGINT)  # the whole group, as a terminal does
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130 and not out
     assert err.decode().splitlines() == ["error: interrupted; no output was left half-written"]
