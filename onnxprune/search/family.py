@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from onnxprune.bench.quick import latency
+from onnxprune.bench.session import Feeds
 from onnxprune.budget.allocation import Limit
 from onnxprune.budget.targets import Quantity, Target
 from onnxprune.errors import ModelError, UsageError
@@ -28,8 +30,6 @@ from onnxprune.jobs.log import Log
 from onnxprune.jobs.machine import alone
 from onnxprune.jobs.run import Job, run_jobs
 from onnxprune.metrics.score import Score
-from onnxprune.bench.quick import latency
-from onnxprune.bench.session import Feeds
 from onnxprune.search.candidates import Population, evolve
 from onnxprune.search.front import Card, Front, marked
 from onnxprune.search.point import Made, Marks, make_point
