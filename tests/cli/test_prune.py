@@ -258,4 +258,5 @@ def test_targets_are_in_the_table_and_the_report(invoke, model, tmp_path):
     rows = json.loads(report.read_text())["report"]["targets"]
     assert [r["quantity"] for r in rows] == ["macs", "size"]
     assert all(r["met"] and r["after"] <= r["limit"] < r["before"] for r in rows)
-    assert rows[1]["after"] == (tmp_path / "out.onnx").stat().st_size
+    tensors = len(onnx.load(tmp_path / "out.onnx").graph.initializer)
+    assert abs(rows[1]["after"] - (tmp_path / "out.onnx").stat().st_size) <= 8 * tensors
