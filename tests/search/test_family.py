@@ -4,9 +4,9 @@ from pathlib import Path
 import jsonschema
 import onnx
 import pytest
-from onnxprune.report.latency import single_input
 
 import onnxprune
+from onnxprune.bench.inputs import made_up
 from onnxprune.errors import BudgetError, UsageError
 from onnxprune.jobs.cluster import Inline
 from onnxprune.jobs.log import Log
@@ -53,7 +53,7 @@ def test_every_model_is_proven_within_its_budget_and_as_good_as_the_card_says(st
     index = json.loads((tmp_path / "index.json").read_text())
     jsonschema.validate(index, schema("front"))
     assert [m["name"] for m in index["models"]] == ["dense", "p1", "p2", "p3"]
-    with_times = timed(found, files["model"], tmp_path, single_input(study.source), seconds=0.01)
+    with_times = timed(found, files["model"], tmp_path, made_up(study.source), seconds=0.01)
     assert all(c.figures["latency"] > 0 for c in (with_times.dense, *with_times.cards))
     for front in (found, with_times):
         assert front_plot(front, "small", "svg").count(b"<svg") == 1
