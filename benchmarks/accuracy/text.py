@@ -1,7 +1,6 @@
 """SmolLM2 on plain text: perplexity of scikit-learn's descriptions of its data sets.
 
-Evaluation: their first 2,048 tokens in windows of 256. Calibration: windows of Python's tutorial, how-tos and FAQ, and of
-pandas' user guide.
+Evaluation: their first 2,048 tokens in windows of 256. Calibration: windows of Python's tutorial, how-tos and FAQ.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from accuracy.packages import debian, version_of, wheel
 from accuracy.task import Array, Feeds, Figures, Outputs, Setting, Target, Task
 
 SKLEARN = ("scikit-learn", "1.9.1")
-PYTHON, PANDAS = "python3.11-doc", "python-pandas-doc"
+PYTHON = "python3.11-doc"
 TOKENS, WINDOW = 2048, 256
 
 
@@ -37,12 +36,8 @@ def _evaluation() -> Array:
 @cache
 def _calibration() -> Array:
     """`(windows, WINDOW)`, all of the text."""
-    python, pandas = (
-        next((debian(name) / "usr" / "share" / "doc").glob(f"{start}*/html/_sources"))
-        for name, start in ((PYTHON, "python3"), (PANDAS, "python-pandas"))
-    )
-    folders = [python / "tutorial", python / "howto", python / "faq", pandas / "user_guide"]
-    files = [f for folder in folders for f in sorted(folder.glob("*.rst.txt"))]
+    sources = next((debian(PYTHON) / "usr" / "share" / "doc").glob("python3*/html/_sources"))
+    files = [f for folder in ("tutorial", "howto", "faq") for f in sorted((sources / folder).glob("*.rst.txt"))]
     ids = _ids("\n".join(f.read_text(encoding="utf-8") for f in files))
     return ids[: len(ids) // WINDOW * WINDOW].reshape(-1, WINDOW)
 
@@ -81,8 +76,7 @@ class SmolLM2(Task):
         }
 
     def data(self) -> dict[str, str]:
-        debs = {name: version_of(debian(name)) for name in (PYTHON, PANDAS)}
-        return {SKLEARN[0]: version_of(wheel(*SKLEARN))} | debs
+        return {SKLEARN[0]: version_of(wheel(*SKLEARN)), PYTHON: version_of(debian(PYTHON))}
 
 
 TASKS = (SmolLM2,)
