@@ -295,7 +295,7 @@ def prune(
         raise
     run.save(result.model, result.plan.to_json(), plan_out)
     run.measure(model, options.get("data"), latency=latency)
-    document = {**run.record(), "report": result.report.to_dict(), **run.figures()}
+    document = {**run.record(model, result.model), "report": result.report.to_dict(), **run.figures()}
     if report_out:
         from onnxprune.io.save import save_text
 
@@ -432,11 +432,11 @@ class _Run:
             return None
         return times["before"], times["after"]
 
-    def record(self) -> dict[str, Any]:
+    def record(self, model: onnx.ModelProto, pruned: onnx.ModelProto) -> dict[str, Any]:
         """Both files, the machine and the command, as plain data."""
         from onnxprune.report.record import record
 
-        return record(self.source, self.output)
+        return record((self.source, model), (self.output, pruned))
 
     def figures(self) -> dict[str, Any]:
         """Measurements as plain data."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from onnxprune.document.parts import NOT_MEASURED, Block, Cell, Column, Note, Section, Table, name, number, text
 from onnxprune.document.read import Results
+from onnxprune.document.scores import share_text
 from onnxprune.groups.group import Frozen
 from onnxprune.report.tables import frozen_reasons, plural, si
 
@@ -44,9 +45,10 @@ def _groups(report: Mapping[str, Any], k: int, output: str) -> Iterator[Block]:
     worst = [loss for loss in report.get("losses", ()) if loss["lost_after"] is not None][:1]
     for loss in worst:
         told = "nodes downstream" if not loss["group"] else f"nodes that read {loss['group']}"
+        before, after, most = (share_text(loss[side] or 0.0) for side in ("lost_before", "lost_after", "worst_after"))
         yield Note(
-            f"Most is lost at {told}: {loss['lost_before'] or 0:.1%} before reconstruction, {loss['lost_after']:.1%} after; "
-            f"the worst node is {loss['worst']} with {loss['worst_after'] or 0:.1%}."
+            f"Most is lost at {told}: {before} before reconstruction, {after} after; "
+            f"the worst node is {loss['worst']} with {most}."
         )
 
 
@@ -60,7 +62,7 @@ def _group(g: Mapping[str, Any], loss: Mapping[str, Any] | None) -> tuple[Cell, 
         text(g["kind"] if g["exact"] else f"{g['kind']}, inexact"),
         number(kept, f"{kept:,}"),
         number(units, f"{units:,}"),
-        number(gone, f"{gone:.0%}"),
+        number(gone, f"{share_text(gone, 0)}"),
         number(g["unit_params"], si(g["unit_params"] or 0.0).strip()),
         *(_lost(loss) if loss else (text("not read" if g["removed"] else ""),) * 2),
         name(shown),
@@ -74,7 +76,7 @@ def _order(group: str) -> float | None:
 
 def _lost(loss: Mapping[str, Any]) -> tuple[Cell, ...]:
     ends = (loss["lost_before"], loss["lost_after"])
-    return tuple(number(v, f"{v:.1%}" if v is not None else "") for v in ends)
+    return tuple(number(v, f"{share_text(v)}" if v is not None else "") for v in ends)
 
 
 def frozen_section(results: Results) -> Section:

@@ -11,6 +11,7 @@ from onnxprune.bench.tables import speedup_text
 from onnxprune.document.models import Models, configuration_title
 from onnxprune.document.parts import Block, Cell, Column, Note, Section, Spread, Spreads, Table, name, number, text
 from onnxprune.document.read import Results
+from onnxprune.document.scores import confidence_text
 from onnxprune.document.summary import ms_text, size_text
 from onnxprune.report.tables import plural, shapes_text
 from onnxprune.statistics.providers import short
@@ -64,7 +65,9 @@ def _figures(found: Configuration, own: str, title: str) -> Table:
             row += [number(v, _short(v or 0.0)) for v in (m.upload_ms, m.download_ms)]
         rows.append(tuple(row))
     compared = [m.speedup for m in found.measurements if m.speedup]
-    ends = f"; in brackets the {compared[0].confidence:.0%} confidence interval of the ratio" if compared else ""
+    ends = (
+        f"; in brackets the {confidence_text(compared[0].confidence)} confidence interval of the ratio" if compared else ""
+    )
     return Table(own, f"Latency: {title}. Inputs {shapes_text(found.inputs)}, {found.data}{ends}.", columns, tuple(rows))
 
 

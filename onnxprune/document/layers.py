@@ -12,7 +12,7 @@ from onnxprune.document.read import Results
 from onnxprune.document.summary import macs_text
 from onnxprune.report.tables import percent, shapes_text
 
-_SHOWN = 16  # layers that are not folded away
+_SHOWN = 12  # layers that are not folded away
 
 
 @dataclass
@@ -35,7 +35,9 @@ class Costs:
 def layers_section(models: Models, results: Results) -> Section:
     """Tables with bars, the dearest layers first; the others on demand."""
     blocks: list[Block] = []
-    counted = [*_of_profiles(models, results)] or [*_of_prunings(models, results)]
+    profiled, pruned = [*_of_profiles(models, results)], [*_of_prunings(models, results)]
+    compared = any(len(costs.models) > 1 for _, costs in profiled)
+    counted = profiled if compared or not pruned else pruned
     for kind, costs in counted:
         blocks += _tables(costs, kind)
     timed = False

@@ -8,6 +8,8 @@ from typing import Any
 from onnxprune.document.parts import Block, Cell, Column, Note, Section, Table, name, number, text
 from onnxprune.document.read import Results
 
+_LISTED = 3  # nodes and causes of a divergence
+
 
 def outputs_section(results: Results) -> Section:
     """Likeness of outputs on calibration and evaluation samples, worst samples, and comparisons."""
@@ -93,10 +95,21 @@ def _compared(o: Mapping[str, Any]) -> tuple[Cell, ...]:
     )
 
 
+def _first(texts: Sequence[str], separator: str) -> str:
+    rest = f" and {len(texts) - _LISTED} more" if len(texts) > _LISTED else ""
+    return separator.join(texts[:_LISTED]) + rest
+
+
 def _divergences(found: Sequence[Mapping[str, Any]], k: int) -> Table:
     columns = (Column("tensor"), Column("operator"), Column("nodes"), Column("error", True), Column("likely cause"))
     rows = tuple(
-        (name(d["tensor"]), name(d["op"]), name(", ".join(d["nodes"])), _share(d["error"]), text("; ".join(d["causes"])))
+        (
+            name(d["tensor"]),
+            name(d["op"]),
+            name(_first(d["nodes"], ", ")),
+            _share(d["error"]),
+            text(_first(d["causes"], "; ")),
+        )
         for d in found
     )
     return Table(f"divergences-{k}", "Where the models part: tensors that differ though their inputs do not.", columns, rows)

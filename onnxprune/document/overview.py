@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from onnxprune.document.models import Models, Quantity
-from onnxprune.document.parts import Cell, Column, Section, Table, name, number
+from onnxprune.document.parts import Cell, Column, Section, Table, name, number, upper
 from onnxprune.document.scores import score_text
 from onnxprune.document.summary import TEXTS
 from onnxprune.document.tradeoff import tradeoff
@@ -25,12 +25,8 @@ def models_section(models: Models) -> Section:
     told = [f"MACs: {macs.title}"] if macs else []
     told += [f"latency: {latency.title}"] if latency else []
     told += [f"{score.title}; in brackets the 95 % interval of the change, from the first model"] if score else []
-    table = Table("models", f"Models. {'. '.join(_upper(t) for t in told)}.", tuple(columns), tuple(rows))
+    table = Table("models", f"Models. {'. '.join(upper(t) for t in told)}.", tuple(columns), tuple(rows))
     return Section("models", "Models and trade-off", (table, tradeoff(models)), brief=True)
-
-
-def _upper(words: str) -> str:
-    return words[:1].upper() + words[1:]
 
 
 def _figure(models: Models, quantity: Quantity, k: int) -> Cell:

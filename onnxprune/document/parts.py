@@ -226,6 +226,11 @@ class Document:
         return tuple((s, b) for s in self.sections for b in s.blocks if isinstance(b, Table))
 
 
+def upper(words: str) -> str:
+    """With a capital letter, as a sentence begins."""
+    return words[:1].upper() + words[1:]
+
+
 def text(value: str) -> Cell:
     """Words."""
     return Cell(value)

@@ -7,8 +7,10 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from onnxprune.document.parts import Document, Spreads, Table, Tradeoff
-from onnxprune.document.svg import limits
+from onnxprune.document.svg import axis_of
 from onnxprune.errors import ModelError
 from onnxprune.report.plot import check_installed
 
@@ -83,11 +85,10 @@ def _tradeoff(axes: Any, chart: Tradeoff) -> None:
 
 def _spreads(axes: Any, chart: Spreads) -> None:
     axes.set_title(chart.title, loc="left", fontsize=10)
-    low, high = limits(chart)
+    axis = axis_of(chart)
     for k, row in enumerate(chart.rows):
-        import numpy as np
-
-        counts, edges = np.histogram(row.ms, bins=60, range=(low, high))
+        edges = axis.edges
+        counts, _ = np.histogram(row.ms, bins=edges)
         base, colour = float(len(chart.rows) - 1 - k), COLOURS[k % 8]
         axes.bar(
             edges[:-1], 0.7 * counts / (counts.max() or 1), np.diff(edges), base, align="edge", color=colour, alpha=0.55
@@ -96,8 +97,10 @@ def _spreads(axes: Any, chart: Spreads) -> None:
             axes.plot([row.quantile(share)] * 2, [base, base + 0.75], style, color=colour)
     axes.set_yticks([len(chart.rows) - 1 - k + 0.35 for k in range(len(chart.rows))], [_short(r.name) for r in chart.rows])
     axes.tick_params(left=False)
-    axes.set_xlim(low, high)
-    axes.set_xlabel("duration of a run (ms); lines at p50, p90 and p99")
+    if axis.log:
+        axes.set_xscale("log")
+    axes.set_xlim(axis.low, axis.high)
+    axes.set_xlabel(f"{axis.label}; lines at p50, p90 and p99")
 
 
 def _layers(axes: Any, table: Table) -> None:

@@ -106,6 +106,16 @@ class Evaluated:
         return f"{value:+.3g}"
 
 
+def share_text(share: float, digits: int = 1) -> str:
+    """A share 0..1 in percent."""
+    return f"{share * 100:.{digits}f} %"
+
+
+def confidence_text(confidence: float) -> str:
+    """Of an interval, such as `99 %`."""
+    return f"{confidence * 100:.4g} %"
+
+
 def score_text(value: float, percent: bool) -> str:
     """A figure in its unit."""
     return f"{value:.2f} %" if percent else f"{value:.4g}"

@@ -8,9 +8,9 @@ from typing import Any
 from onnxprune.bench.statistics import NO_DIFFERENCE
 from onnxprune.bench.tables import speedup_text
 from onnxprune.document.models import Models, Quantity, configuration_title
-from onnxprune.document.parts import NOT_MEASURED, Fact, Note
+from onnxprune.document.parts import NOT_MEASURED, Fact, Note, upper
 from onnxprune.document.read import ResultFile, Results
-from onnxprune.document.scores import Evaluated
+from onnxprune.document.scores import Evaluated, confidence_text, share_text
 from onnxprune.report.tables import percent, plural, si
 
 _MOST_VERDICTS = 6
@@ -78,7 +78,7 @@ def _latency_fact(models: Models, results: Results) -> Fact:
             title = configuration_title(configuration.provider, configuration.batch, configuration.threads)
             times = f"p50 {ms_text(configuration.measurements[0].times.p50)} before, {ms_text(compared[0].times.p50)} after"
             ends = speedup_text(found).partition(" (")[2].rstrip(")").replace("..", " to ")
-            detail = f"{times}; {found.confidence:.0%} interval of the ratio {ends}; {title}"
+            detail = f"{times}; {confidence_text(found.confidence)} interval of the ratio {ends}; {title}"
             return Fact("Latency", value, detail, "plain" if same else "good" if found.verdict == "faster" else "bad")
     basis = models.best("latency")
     if basis is None or len(basis.figures) < 2:
@@ -149,7 +149,7 @@ def _pruning(models: Models, data: Mapping[str, Any]) -> Iterator[Note]:
     own = models.name(models.add(data["output"], (data.get("sha256") or {}).get("output", "")))
     ranked = f", ranked by {report['criterion']}" if report.get("criterion") else ""
     calibration = f" Calibration: {report['calibration']}." if report.get("calibration") else ""
-    cut_of = f"{plural(len(cut), 'group')} of {len(report['groups'])}"
+    cut_of = f"{len(cut):,} of {plural(len(report['groups']), 'group')}"
     yield Note(f"{own}: {units:,} of {of:,} units in {cut_of} were removed{ranked}.{calibration}")
 
     found = Evaluated.of(data.get("evaluation"))
@@ -160,8 +160,8 @@ def _pruning(models: Models, data: Mapping[str, Any]) -> Iterator[Note]:
     if fitted:
         before, after = (sum(f[side] for f in fitted) / len(fitted) for side in ("lost_before", "lost_after"))
         yield Note(
-            f"Reconstruction fitted {plural(len(fitted), 'node')}: held-out samples show {before:.1%} of the variance "
-            f"of their outputs lost before and {after:.1%} after, on average."
+            f"Reconstruction fitted {plural(len(fitted), 'node')}: on average, held-out samples show {share_text(before)} "
+            f"of the variance of their outputs lost before and {share_text(after)} after."
         )
     for back in report.get("put_back", ()):
         yield Note(
@@ -181,7 +181,8 @@ def _accuracy(own: str, found: Evaluated) -> Note:
     seen = f" {found.seen:,} of the samples were calibrated on: the figures flatter." if found.seen else ""
     held = " None of the samples was calibrated on." if found.seen == 0 else ""
     tone = "warning" if found.seen else {"worse": "bad", "better": "good"}.get(found.verdict, "plain")
-    return Note(f"{found.title} of {own} on {found.data}: {found.figures}, {found.change} ({worth}).{seen}{held}", tone)
+    figures = f"{found.figures}, {found.change} ({worth})"
+    return Note(f"{upper(found.title)} of {own} on {found.data}: {figures}.{seen}{held}", tone)
 
 
 def _speed(results: Results) -> Iterator[Note]:
@@ -201,10 +202,8 @@ def _speed(results: Results) -> Iterator[Note]:
                 beyond = "" if each.speedup.verdict == NO_DIFFERENCE else " beyond noise"
                 against = f"against {first}" if each.speedup.verdict == NO_DIFFERENCE else f"than {first}"
                 value, _, ends = ratio.partition(" (")
-                yield Note(
-                    f"{each.model}: {value} {against}{beyond} on {title} ({each.speedup.confidence:.0%} interval {ends}.",
-                    tone,
-                )
+                sure = f"{confidence_text(each.speedup.confidence)} interval {ends}"
+                yield Note(f"{each.model}: {value} {against}{beyond} on {title} ({sure}.", tone)
             if configuration.noise and said <= _MOST_VERDICTS:
                 yield Note(f"The measurement on {title} was noisy: {'; '.join(configuration.noise)}.", "warning")
     if said > _MOST_VERDICTS:

@@ -8,11 +8,16 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
+from numpy.typing import NDArray
 
 from onnxprune.document.parts import Point, Spreads, Tradeoff
+from onnxprune.document.scores import share_text
 from onnxprune.report.tables import si
 
+Floats = NDArray[np.float64]
+
 _ROW, _BINS, _BAR = 74.0, 48, 36.0  # of a histogram: height of a row, number of bars, height of the highest
+_LOG = 8.0  # times the fastest run, from where on an axis is logarithmic
 _CHAR = 7.2  # width of a character of the labels, about
 
 
@@ -174,31 +179,71 @@ def _disc(x: float, y: float, r: float) -> str:
 # ---- distributions ----
 
 
-def limits(chart: Spreads) -> tuple[float, float]:
-    """The range that is drawn: from the fastest run to a little beyond the slowest p99."""
+@dataclass(frozen=True)
+class Axis:
+    """The range of durations that is drawn, in ms, and whether by logarithm: runs that were disturbed can take ages."""
+
+    low: float
+    high: float
+    log: bool
+
+    @property
+    def label(self) -> str:
+        """Of the axis."""
+        return "duration of a run (ms, logarithmic)" if self.log else "duration of a run (ms)"
+
+    def share(self, value: float) -> float:
+        """Where on the axis a value lies, 0..1; what is beyond stands at the end."""
+        low, high, value = (math.log(v) if self.log else v for v in (self.low, self.high, max(value, self.low)))
+        return min((value - low) / (high - low), 1.0)
+
+    def ticks(self, most: int) -> list[float]:
+        """Round numbers."""
+        if not self.log:
+            return ticks(self.low, self.high, most)
+        decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
+        for mantissas in ((1, 2, 5), (1, 3), (1,)):
+            found = [m * 10.0**d for d in decades for m in mantissas if self.low <= m * 10.0**d <= self.high]
+            if len(found) <= most:
+                return found
+        return found[:: -(-len(found) // most)]
+
+    @property
+    def edges(self) -> Floats:
+        """Of the bars of a histogram."""
+        return np.geomspace(self.low, self.high, _BINS + 1) if self.log else np.linspace(self.low, self.high, _BINS + 1)
+
+
+def axis_of(chart: Spreads) -> Axis:
+    """From the fastest run to a little beyond the slowest p99."""
     low = min(float(row.ms.min()) for row in chart.rows)
     high = max(row.quantile(0.99) for row in chart.rows)
+    if low > 0 and high > _LOG * low:
+        return Axis(low / 1.1, high * 1.1, True)
     pad = (high - low) * 0.04 or high * 0.05 or 1.0
-    return max(low - pad, 0.0), high + pad
+    return Axis(max(low - pad, 0.0), high + pad, False)
 
 
 def _spreads(chart: Spreads, width: float) -> Picture:
     left, right, top = 12.0, width - 12.0, 8.0
     bottom = top + _ROW * len(chart.rows)
     picture = Picture(width, bottom + 46, chart.title, chart.description)
-    low, high = limits(chart)
-    x = _scale((low, high), (left, right))
-    for tick in ticks(low, high, 4 if width < 480 else 8):
+    axis = axis_of(chart)
+
+    def x(value: float) -> float:
+        return left + axis.share(value) * (right - left)
+
+    for tick in axis.ticks(4 if width < 480 else 8):
         picture.lines.append(Line(x(tick), top, x(tick), bottom, "grid"))
         picture.labels.append(Label(min(max(x(tick), left + 12), right - 12), bottom + 17, tick_text(tick)))
-    picture.labels.append(Label((left + right) / 2, bottom + 38, "duration of a run (ms)", style="axis"))
+    picture.labels.append(Label((left + right) / 2, bottom + 38, axis.label, style="axis"))
     for k, row in enumerate(chart.rows):
         base = top + _ROW * (k + 1) - 6
         picture.lines.append(Line(left, base, right, base, "base"))
-        beyond = float((row.ms > high).mean())
+        beyond = float((row.ms > axis.high).mean())
         told = ", ".join(f"p{share} {row.quantile(share / 100):.3g}" for share in (50, 90, 99))
-        rest = f"; {beyond:.1%} of runs lie beyond" if beyond else ""
-        picture.shapes.append(Shape(_bars(row.ms, (low, high), x, base), f"bars s{k % 8}", f"{row.name}: {told} ms{rest}"))
+        rest = f"; {share_text(beyond)} of runs lie beyond" if beyond else ""
+        picture.shapes.append(Shape(_bars(row.ms, axis.edges, x, base), f"bars s{k % 8}", f"{row.name}: {told} ms{rest}"))
         for share in (50, 90, 99):
             place = x(row.quantile(share / 100))
             picture.lines.append(Line(place, base - _BAR - 4, place, base, f"quantile q{share} s{k % 8}"))
@@ -208,18 +253,13 @@ def _spreads(chart: Spreads, width: float) -> Picture:
     return picture
 
 
-def _bars(
-    ms: np.ndarray[tuple[int, ...], np.dtype[np.float64]],
-    data: tuple[float, float],
-    x: Callable[[float], float],
-    base: float,
-) -> str:
+def _bars(ms: Floats, edges: Floats, x: Callable[[float], float], base: float) -> str:
     """A histogram as one path, its highest bar as high as that of others."""
-    counts, edges = np.histogram(ms, bins=_BINS, range=data)
+    counts, _ = np.histogram(ms, bins=edges)
     most = counts.max() or 1
     parts = [
         f"M{x(a):.1f} {base:.1f}V{base - _BAR * n / most:.1f}H{x(b):.1f}V{base:.1f}z"
-        for n, a, b in zip(counts, edges, edges[1:], strict=False)
+        for n, a, b in zip(counts.tolist(), edges.tolist(), edges[1:].tolist(), strict=False)
         if n
     ]
     return "".join(parts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from onnxprune.document.models import Basis, Models, Quantity
-from onnxprune.document.parts import Note, Point, Tradeoff
+from onnxprune.document.parts import Note, Point, Tradeoff, upper
 
 _UNITS: dict[Quantity, str] = {"latency": "latency p50 (ms)", "macs": "MACs (millions)", "bytes": "size (MB)"}
 _SCALES: dict[Quantity, float] = {"latency": 1.0, "macs": 1e-6, "bytes": 1e-6}
@@ -44,7 +44,7 @@ def _plot(models: Models, quantity: Quantity, cost: Basis, score: Basis) -> Trad
         best = k not in models.beaten
         points.append(Point(models.name(k), cost.figures[k].value * scale, y.value, y.low, y.high, size, best))
     notes = [f"{'Higher' if score.higher_is_better else 'Lower'} and further left is better."]
-    notes.append(f"{_upper(_UNITS[quantity].partition(' (')[0])}: {cost.title}.")
+    notes.append(f"{upper(_UNITS[quantity].partition(' (')[0])}: {cost.title}.")
     if all(p.size is not None for p in points):
         notes.append("The area of a mark is the size of the file.")
     if any(p.low is not None for p in points):
@@ -55,7 +55,7 @@ def _plot(models: Models, quantity: Quantity, cost: Basis, score: Basis) -> Trad
         notes.append("Hollow marks: another model is no worse in anything and better in something.")
     label = f"{score.label} (%)" if score.percent and "%" not in score.label else score.label
     title = f"{score.label} against {_UNITS[quantity].partition(' (')[0]}"
-    return Tradeoff("tradeoff", _upper(title), _UNITS[quantity], label, tuple(points), score.higher_is_better, tuple(notes))
+    return Tradeoff("tradeoff", upper(title), _UNITS[quantity], label, tuple(points), score.higher_is_better, tuple(notes))
 
 
 def _costs(models: Models) -> Tradeoff | Note:
@@ -71,7 +71,3 @@ def _costs(models: Models) -> Tradeoff | Note:
     )
     notes = (f"Lower and further left is better; {missing}.", f"Latency: {latency.title}.")
     return Tradeoff("tradeoff", "Size against latency", _UNITS["latency"], _UNITS["bytes"], points, False, notes)
-
-
-def _upper(words: str) -> str:
-    return words[:1].upper() + words[1:]

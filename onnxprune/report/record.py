@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shlex
 import sys
@@ -12,21 +11,27 @@ from datetime import datetime, timezone
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import onnx
 
 FORMAT = "onnxprune.prune/1"
 
 
-def record(source: Path, output: Path, command: Sequence[str] | None = None) -> dict[str, Any]:
+def record(
+    source: tuple[Path, onnx.ModelProto], output: tuple[Path, onnx.ModelProto], command: Sequence[str] | None = None
+) -> dict[str, Any]:
     """What a reader of the file needs beside its figures: both models, the machine and the command.
 
     Args:
-        source: file of the source.
-        output: file of the pruned model.
+        source: file of the source, and what it holds.
+        output: file of the pruned model, and what it holds.
         command: program and arguments; those of this process unless given.
     """
     import onnxprune
     from onnxprune.bench.environment import environment
+    from onnxprune.io.load import sha256_model
 
     return {
         "format": FORMAT,
@@ -34,22 +39,10 @@ def record(source: Path, output: Path, command: Sequence[str] | None = None) -> 
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": shlex.join(command or ["onnxprune", *sys.argv[1:]]),
         "environment": asdict(environment()),
-        "input": str(source),
-        "output": str(output),
-        "sha256": {"input": _hash(source), "output": _hash(output)},
+        "input": str(source[0]),
+        "output": str(output[0]),
+        "sha256": {"input": sha256_model(source[1]), "output": sha256_model(output[1])},
     }
-
-
-def _hash(path: Path) -> str:
-    """SHA-256 of a model file; empty where it is gone by now."""
-    digest = hashlib.sha256()
-    try:
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    except OSError:
-        return ""
-    return digest.hexdigest()
 
 
 @cache
