@@ -12,7 +12,7 @@ from onnxprune.groups.group import Frozen
 from onnxprune.report.tables import frozen_reasons, plural, si
 
 _LONG = 30  # rows, above which a table is folded
-_MEMBERS = 6  # tensors named in a row
+_MEMBERS = 3  # tensors named in a row
 
 
 def groups_section(results: Results) -> Section:
@@ -35,7 +35,8 @@ def _groups(report: Mapping[str, Any], k: int, output: str) -> Iterator[Block]:
         blank = tuple(text("") for _ in range(5))
         rows.append((text("downstream"), *blank, *_lost(loss), name(loss["worst"])))
     caption = (
-        f"Groups of channels that go together, {output}. A group is inexact where a statistic runs over it. "
+        f"Groups of channels that go together, {output}. Bars: all units, and those kept. "
+        "A group is inexact where a statistic runs over it. "
         "Lost: mean share of the output variance of the nodes that read the group, on held-out samples, before and after "
         "reconstruction; nodes that lie behind a removal, but read no group that lost units, are downstream."
     )

@@ -17,7 +17,7 @@ from onnxprune.report.tables import plural, shapes_text
 from onnxprune.statistics.providers import short
 
 _LATENCY = ("p50 ms", "p90 ms", "p99 ms", "samples/s")
-_COSTS = ("load ms", "first run ms", "peak memory", "of it model")
+_COSTS = ("load ms", "first run ms", "peak memory", "of it the model")
 _DEVICE = ("device memory", "upload ms", "download ms")
 _LISTED = 12  # names of nodes
 
@@ -86,8 +86,8 @@ def _remarks(found: Configuration) -> Iterator[Note]:
             )
     if found.bound:
         yield Note("Latency is of computation alone: inputs and outputs stay on the device.")
-    for reason in found.noise:
-        yield Note(f"Noisy: {reason}.", "warning")
+    if found.noise:
+        yield Note(f"Noisy: {'; '.join(found.noise)}.", "warning")
 
 
 def _quick(results: Results) -> Iterator[Block]:

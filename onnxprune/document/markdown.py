@@ -9,9 +9,11 @@ from onnxprune.document.parts import Cell, Document, Table
 
 LONGEST = 65_536  # characters that GitHub takes in a comment
 _ROWS = (40, 20, 10, 5, 2)  # of one table, as many as fit
-# Everything that Markdown or HTML could read as a mark. Entities are text wherever they stand.
-_MARKS = re.compile(r"[^\w\s.,;()%+/=→…–—-]|_")
-_LISTS = re.compile(r"^(\s*)([-+=]|\d+[.)])", re.MULTILINE)
+# What Markdown or HTML could read as a mark; a low line within a word is none. Entities are text wherever they stand.
+_MARKS = re.compile(r"[^\w\s.,;:'()%+/=→…–—-]|(?<![^\W_])_|_(?![^\W_])|:(?=//)|(?<=www)\.", re.IGNORECASE)
+_LISTS = re.compile(r"^(\s*)([-+](?=\s|$)|\d+[.)](?=\s|$)|[=-]+(?=\s*$))")
+# GitHub looks for # and @ once entities are resolved; a comment behind them stops that.
+_MENTIONS = re.compile(r"&#(35|64);")
 
 
 def to_markdown(document: Document) -> str:
@@ -35,10 +37,11 @@ def _render(document: Document, rows: int) -> str:
 
 
 def escape(text: str) -> str:
-    """Text in which nothing is a mark, a mention or a link: all of them need characters that become entities."""
+    """Text in which nothing is a mark, a list, a mention or a link."""
     flat = " ".join(text.split())
-    safe = _MARKS.sub(lambda m: m[0] if m[0] in ":'" else f"&#{ord(m[0])};", flat)
-    return _LISTS.sub(lambda m: f"{m[1]}&#{ord(m[2][0])};{m[2][1:]}", safe)
+    safe = _MARKS.sub(lambda m: f"&#{ord(m[0])};", flat)
+    safe = _MENTIONS.sub(lambda m: f"{m[0]}<!-- -->", safe)
+    return _LISTS.sub(lambda m: f"{m[1]}{m[2][:-1]}&#{ord(m[2][-1])};", safe)
 
 
 def _code(text: str) -> str:

@@ -163,7 +163,7 @@ def _benchmark(models: Models, benchmark: Benchmark, suffix: str) -> None:
 
 def configuration_title(provider: str, batch: int, threads: int) -> str:
     """Such as `cpu, batch 8, 2 threads`."""
-    told = "threads as ONNX Runtime chooses" if not threads else "1 thread" if threads == 1 else f"{threads} threads"
+    told = "default threads" if not threads else "1 thread" if threads == 1 else f"{threads} threads"
     return f"{provider}, batch {batch}, {told}"
 
 

@@ -28,7 +28,7 @@ def environment_section(results: Results) -> Section:
         return Section("environment", "Environment", (Note("No file tells on which machine it was made.", "warning"),))
     columns = (Column(""), *(Column(path) for path, _ in known))
     rows = tuple((text(label), *(text(_value(key, e)) for _, e in known)) for key, label in _LABELS.items())
-    return Section("environment", "Environment", (Table("environment", "Machine and software.", columns, rows),))
+    return Section("environment", "Environment", (Table("machines", "Machine and software.", columns, rows),))
 
 
 def _value(key: str, environment: Mapping[str, Any]) -> str:
@@ -80,7 +80,12 @@ def missing_section(models: Models, results: Results) -> Section:
     if not rows:
         return Section("missing", "Not measured", (Note("All that a report shows was measured."),))
     columns = (Column("what"), Column("state"), Column("how to measure it"))
-    return Section("missing", "Not measured", (Table("missing", "What no file tells.", columns, tuple(rows)),), brief=True)
+    return Section(
+        "missing",
+        "Not measured",
+        (Table("unmeasured", "What no file of this report tells.", columns, tuple(rows)),),
+        brief=True,
+    )
 
 
 def _missing(models: Models, results: Results) -> Iterator[tuple[str, str]]:

@@ -25,7 +25,7 @@ def models_section(models: Models) -> Section:
     told = [f"MACs: {macs.title}"] if macs else []
     told += [f"latency: {latency.title}"] if latency else []
     told += [f"{score.title}; in brackets the 95 % interval of the change, from the first model"] if score else []
-    table = Table("models", f"Models. {'. '.join(upper(t) for t in told)}.", tuple(columns), tuple(rows))
+    table = Table("figures", f"Models. {'. '.join(upper(t) for t in told)}.", tuple(columns), tuple(rows))
     return Section("models", "Models and trade-off", (table, tradeoff(models)), brief=True)
 
 

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from onnxprune.document.parts import Document, Spreads, Table, Tradeoff
-from onnxprune.document.svg import axis_of
+from onnxprune.document.svg import axis_of, tick_text
 from onnxprune.errors import ModelError
 from onnxprune.report.plot import check_installed
+from onnxprune.report.tables import si
 
 COLOURS = ("#6b7480", "#0072b2", "#c25a00", "#00805e", "#a8457f", "#7a6a00", "#3a4fb8", "#8c2d19")
 _BARS = 16  # layers in a picture
@@ -99,6 +100,8 @@ def _spreads(axes: Any, chart: Spreads) -> None:
     axes.tick_params(left=False)
     if axis.log:
         axes.set_xscale("log")
+    axes.set_xticks(axis.ticks(8), [tick_text(tick) for tick in axis.ticks(8)])
+    axes.minorticks_off()
     axes.set_xlim(axis.low, axis.high)
     axes.set_xlabel(f"{axis.label}; lines at p50, p90 and p99")
 
@@ -113,6 +116,7 @@ def _layers(axes: Any, table: Table) -> None:
         places = [i + (k - (len(models) - 1) / 2) * height for i in range(len(rows))]
         axes.barh(places, values, height, color=COLOURS[k % 8], label=model)
     axes.set_yticks(range(len(rows)), [_short(row[0].text) for row in rows])
+    axes.xaxis.set_major_formatter(lambda value, position: si(value).strip() if value >= 1 else tick_text(value))
     axes.invert_yaxis()
     axes.legend(loc="lower right", fontsize=8)
 

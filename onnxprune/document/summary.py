@@ -205,7 +205,8 @@ def _speed(results: Results) -> Iterator[Note]:
                 sure = f"{confidence_text(each.speedup.confidence)} interval {ends}"
                 yield Note(f"{each.model}: {value} {against}{beyond} on {title} ({sure}.", tone)
             if configuration.noise and said <= _MOST_VERDICTS:
-                yield Note(f"The measurement on {title} was noisy: {'; '.join(configuration.noise)}.", "warning")
+                more = f" ({len(configuration.noise) - 1} more under Latency)" if len(configuration.noise) > 1 else ""
+                yield Note(f"The measurement on {title} was noisy: {configuration.noise[0]}{more}.", "warning")
     if said > _MOST_VERDICTS:
         yield Note(f"{said - _MOST_VERDICTS} more comparisons stand under Latency.")
 
@@ -237,7 +238,9 @@ def _comparison(data: Mapping[str, Any]) -> Note:
     pair = f"{data['second']} against {data['first']} on {data['data']}"
     if data["exceeded"]:
         return Note(f"{pair}: {'; '.join(data['exceeded'])}.", "bad")
-    return Note(
-        f"{pair}: {'all thresholds hold' if data['passed'] else 'the comparison failed'}.",
-        "plain" if data["passed"] else "bad",
-    )
+    if not data["passed"]:
+        return Note(f"{pair}: the comparison failed.", "bad")
+    if any(o.get("passed") is not None for o in data["outputs"]) or data.get("evaluation"):
+        return Note(f"{pair}: all thresholds hold.", "good")
+    errors = [f"{o['output']} {share_text(o['relative_error'])}" for o in data["outputs"] if o["relative_error"] is not None]
+    return Note(f"{pair}: relative error of outputs {', '.join(errors[:3]) or 'infinite'}; no threshold was asked for.")

@@ -226,30 +226,37 @@ def axis_of(chart: Spreads) -> Axis:
 
 def _spreads(chart: Spreads, width: float) -> Picture:
     left, right, top = 12.0, width - 12.0, 8.0
-    bottom = top + _ROW * len(chart.rows)
+    told = [", ".join(f"p{share} {row.quantile(share / 100):.3g}" for share in (50, 90, 99)) + " ms" for row in chart.rows]
+    room = int((right - left) / _CHAR)
+    split = any(len(f"{row.name}: {words}") > room for row, words in zip(chart.rows, told, strict=True))
+    high = _ROW + (16.0 if split else 0.0)
+    bottom = top + high * len(chart.rows)
     picture = Picture(width, bottom + 46, chart.title, chart.description)
     axis = axis_of(chart)
 
     def x(value: float) -> float:
         return left + axis.share(value) * (right - left)
 
-    for tick in axis.ticks(4 if width < 480 else 8):
+    for tick in axis.ticks(5 if width < 480 else 8):
         picture.lines.append(Line(x(tick), top, x(tick), bottom, "grid"))
         picture.labels.append(Label(min(max(x(tick), left + 12), right - 12), bottom + 17, tick_text(tick)))
     picture.labels.append(Label((left + right) / 2, bottom + 38, axis.label, style="axis"))
     for k, row in enumerate(chart.rows):
-        base = top + _ROW * (k + 1) - 6
+        base = top + high * (k + 1) - 6
         picture.lines.append(Line(left, base, right, base, "base"))
         beyond = float((row.ms > axis.high).mean())
-        told = ", ".join(f"p{share} {row.quantile(share / 100):.3g}" for share in (50, 90, 99))
         rest = f"; {share_text(beyond)} of runs lie beyond" if beyond else ""
-        picture.shapes.append(Shape(_bars(row.ms, axis.edges, x, base), f"bars s{k % 8}", f"{row.name}: {told} ms{rest}"))
+        picture.shapes.append(Shape(_bars(row.ms, axis.edges, x, base), f"bars s{k % 8}", f"{row.name}: {told[k]}{rest}"))
         for share in (50, 90, 99):
             place = x(row.quantile(share / 100))
             picture.lines.append(Line(place, base - _BAR - 4, place, base, f"quantile q{share} s{k % 8}"))
-        room = int((right - left) / _CHAR) - len(told) - 8
-        short = row.name if len(row.name) <= room else f"…{row.name[1 - room :]}"
-        picture.labels.append(Label(left, base - _BAR - 12, f"{short}: {told} ms", "start", "row"))
+        lines = (
+            [row.name if len(row.name) <= room else f"…{row.name[1 - room :]}", told[k]]
+            if split
+            else [f"{row.name}: {told[k]}"]
+        )
+        for line, words in enumerate(reversed(lines)):
+            picture.labels.append(Label(left, base - _BAR - 12 - 16 * line, words, "start", "row"))
     return picture
 
 

@@ -23,7 +23,8 @@ class Layer:
     Attributes:
         name: of the node; its first output where it has none.
         op: the operator.
-        macs_before: multiply-accumulates of one run at the traced shapes; bodies count as often as they run, once where data decides.
+        macs_before: multiply-accumulates of one run at the traced shapes; bodies count as often as they run, once where data
+            decides.
         macs_after: the same in the result.
         params_before: elements of the float tensors that it reads; a tensor that several nodes read counts for each.
         params_after: the same in the result.
