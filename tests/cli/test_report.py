@@ -39,3 +39,18 @@ def test_an_input_is_never_replaced(invoke, pruned, tmp_path):
     page.write_bytes(pruned.read_bytes())
     done = invoke("report", page, "-o", page)
     assert done.code == 2 and "used twice" in done.err and page.read_bytes() == pruned.read_bytes()
+
+
+def test_files_of_other_commands(invoke, pruned, model, tmp_path):
+    """What profile and compare print today is read, and is of the same models as the pruning."""
+    small, files = tmp_path / "small.onnx", [pruned]
+    for k, arguments in enumerate((("profile", model), ("profile", small), ("compare", model, small))):
+        done = invoke(*arguments, "--json")
+        files.append(tmp_path / f"{k}.json")
+        files[-1].write_text(done.out, "utf-8")
+        assert '"format": "onnxprune.' in done.out, done.err
+    done = invoke("report", *files, "-o", tmp_path / "report.html")
+    assert done.code == 0, done.err
+    text = (tmp_path / "report.html").read_text("utf-8")
+    assert f"{model.name} → small.onnx" in text
+    assert "Comparison of" in text and "MACs of layers" in text

@@ -29,6 +29,14 @@ def test_a_pruning_is_written_by_its_schema(pruning):
     assert pruning["format"] == schema()["properties"]["format"]["const"]
 
 
+def test_the_family_of_these_tests_is_one():
+    from jsonschema import Draft202012Validator
+
+    from onnxprune.search.front import schema as published
+
+    Draft202012Validator(published("front")).validate({**front(), "candidates": 0, "seed": 0})
+
+
 def test_files_of_earlier_programs(pruning, tmp_path):
     """Without format, hashes, machine, layers and the title of the metric."""
     old = {k: v for k, v in pruning.items() if k in ("input", "output", "report", "latency", "evaluation")}
