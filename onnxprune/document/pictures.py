@@ -17,6 +17,7 @@ from onnxprune.report.tables import si
 
 COLOURS = ("#6b7480", "#0072b2", "#c25a00", "#00805e", "#a8457f", "#7a6a00", "#3a4fb8", "#8c2d19")
 _BARS = 16  # layers in a picture
+_NAME = 48  # characters of a name
 
 
 def to_picture(document: Document, form: str) -> bytes:
@@ -122,4 +123,5 @@ def _layers(axes: Any, table: Table) -> None:
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= 40 else f"…{name[-39:]}"
+    """Both ends of a long name: layers often differ in the middle, and begin or end alike."""
+    return name if len(name) <= _NAME else f"{name[: _NAME // 2]}…{name[-(_NAME // 2) + 1 :]}"
