@@ -31,7 +31,7 @@ def macs_text(count: float) -> str:
     return si(count).strip()
 
 
-TEXTS: dict[Quantity, Callable[[float], str]] = {
+TEXTS: dict[str, Callable[[float], str]] = {
     "bytes": size_text,
     "params": lambda n: f"{n:,.0f}",
     "macs": macs_text,
@@ -163,6 +163,7 @@ def _pruning(models: Models, data: Mapping[str, Any]) -> Iterator[Note]:
             f"Reconstruction fitted {plural(len(fitted), 'node')}: on average, held-out samples show {share_text(before)} "
             f"of the variance of their outputs lost before and {share_text(after)} after."
         )
+    yield from _targets(report)
     for back in report.get("put_back", ()):
         yield Note(
             f"Group {back['group']} stays as it was: {back['reason']}. That is a bug of onnxprune, please report it.", "bad"
@@ -171,6 +172,23 @@ def _pruning(models: Models, data: Mapping[str, Any]) -> Iterator[Note]:
         yield Note(f"A rule failed: {failure}. That is a bug of onnxprune, please report it.", "bad")
     for op, nodes in report["unknown_ops"].items():
         yield Note(f"Operator {op} has no rule ({plural(len(nodes), 'node')}): what it touches stays as it was.", "warning")
+
+
+def _targets(report: Mapping[str, Any]) -> Iterator[Note]:
+    """What was asked for, and what came of it."""
+    for found in report.get("targets", ()):
+        shown = TEXTS.get({"size": "bytes"}.get(found["quantity"], found["quantity"]), _plain)
+        figures = (
+            f"{shown(found['before'])} before, at most {shown(found['limit'])} asked for, {shown(found['after'])} after"
+        )
+        met = "met" if found["met"] else "missed"
+        yield Note(f"Target {found['target']}: {met}; {figures}.", "good" if found["met"] else "bad")
+    if report.get("unmet"):
+        yield Note(f"The targets can't be met: {report['unmet']}. This is the closest model.", "bad")
+
+
+def _plain(count: float) -> str:
+    return si(count).strip()
 
 
 def _accuracy(own: str, found: Evaluated) -> Note:

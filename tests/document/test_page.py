@@ -178,3 +178,21 @@ def test_a_family(tmp_path):
     assert "p1 is the smallest model whose top-1 accuracy is not worse" in page.text
     beaten = [a for a, _ in page.all("path") if "beaten" in a["class"]]
     assert len(beaten) == 2  # one mark in each of two pictures
+
+
+def test_targets_are_told_with_what_came_of_them(pruning, tmp_path):
+    target = {
+        "quantity": "size",
+        "target": "size=0.5",
+        "unit": "B",
+        "before": 4e6,
+        "limit": 2e6,
+        "after": 2.5e6,
+        "met": False,
+        "rounds": 3,
+    }
+    pruning["report"]["targets"], pruning["report"]["unmet"] = [target], "a floor"
+    (tmp_path / "t.json").write_text(json.dumps(pruning), "utf-8")
+    page = Page(to_html(build(read_results([tmp_path / "t.json"]))))
+    assert "Target size=0.5: missed; 4.00 MB before, at most 2.00 MB asked for, 2.50 MB after" in page.text
+    assert "can't be met: a floor" in page.text
