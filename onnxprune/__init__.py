@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from onnxprune.cleanup.simplify import simplify
     from onnxprune.comparison.compare import compare
     from onnxprune.comparison.result import Comparison
+    from onnxprune.document.parts import Document
+    from onnxprune.document.write import write_report
     from onnxprune.errors import (
         BudgetError,
         ModelError,
@@ -43,6 +45,7 @@ _HOMES = {
     "Group": "groups.group", "Groups": "groups.group", "Plan": "plan.plan", "load_plan": "plan.plan",
     "Report": "report.report", "criterion": "select.criteria", "slice_criterion": "select.criteria",
     "benchmark": "bench.run", "Benchmark": "bench.result", "load_benchmark": "bench.result", "BenchRequest": "bench.request",
+    "write_report": "document.write", "Document": "document.parts",
     "evaluate": "api", "Score": "metrics.score", "metric": "metrics.registry",
     "compare": "comparison.compare", "Comparison": "comparison.result",
     "profile": "profiling.count", "Profile": "profiling.profile",
@@ -54,6 +57,7 @@ __all__ = [
     "Benchmark",
     "BudgetError",
     "Comparison",
+    "Document",
     "Group",
     "Groups",
     "ModelError",
@@ -88,6 +92,7 @@ __all__ = [
     "simplify",
     "slice_criterion",
     "verify",
+    "write_report",
 ]
 
 

@@ -12,6 +12,7 @@ from onnxprune.cli.compare import compare
 from onnxprune.cli.inspect import inspect
 from onnxprune.cli.profile import profile
 from onnxprune.cli.prune import prune
+from onnxprune.cli.report import report
 from onnxprune.cli.score import score
 from onnxprune.cli.screen import Screen
 from onnxprune.cli.search import search
@@ -36,6 +37,7 @@ app = typer.Typer(
 for command in (prune, simplify, apply, verify, inspect, score, profile, compare, sensitivity, search):
     app.command()(command)
 app.command(cls=BenchCommand)(bench)
+app.command()(report)
 
 
 def _version(asked: bool) -> None:

@@ -295,7 +295,7 @@ def prune(
         raise
     run.save(result.model, result.plan.to_json(), plan_out)
     run.measure(model, options.get("data"), latency=latency)
-    document = {"input": str(source), "output": str(output), "report": result.report.to_dict(), **run.figures()}
+    document = {**run.record(model, result.model), "report": result.report.to_dict(), **run.figures()}
     if report_out:
         from onnxprune.io.save import save_text
 
@@ -431,6 +431,12 @@ class _Run:
             self.untimed = str(error)
             return None
         return times["before"], times["after"]
+
+    def record(self, model: onnx.ModelProto, pruned: onnx.ModelProto) -> dict[str, Any]:
+        """Both files, the machine and the command, as plain data."""
+        from onnxprune.report.record import record
+
+        return record((self.source, model), (self.output, pruned))
 
     def figures(self) -> dict[str, Any]:
         """Measurements as plain data."""

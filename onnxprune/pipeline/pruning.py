@@ -36,6 +36,7 @@ from onnxprune.recover.normalization import Home, at_home, brought_back
 from onnxprune.recover.reconstruct import reconstruct
 from onnxprune.report.effort import effort
 from onnxprune.report.fidelity import Likeness, fidelity
+from onnxprune.report.layers import layers
 from onnxprune.report.losses import group_losses, input_axes
 from onnxprune.report.report import Report, count_params, rows, total_macs
 from onnxprune.select.allocate import Choice, candidates, choose, ranked
@@ -339,11 +340,12 @@ class Pruning:
                 if repair.likeness is None
                 else repair.likeness.result(self.samples)
             )
+        result = import_graph(repair.model)
         report = Report(
             count_params(groups),
             count_params(groups, found.alive),
             total_macs(groups, self.prepared.graph),
-            total_macs(groups, import_graph(repair.model), found.alive),
+            total_macs(groups, result, found.alive),
             model_size(self.source),
             model_size(repair.model),
             rows(groups, found.choices),
@@ -364,6 +366,7 @@ class Pruning:
             shared=repair.shared,
             gradients="" if self.evidence.gradients is None else self.evidence.gradients.backend,
             resumed="" if self.journal is None else str(self.journal),
+            layers=layers(groups, result, found.alive),
         )
         if repair.fits is not None:
             members = {c.group.id: c.group.members for c in found.choices}

@@ -51,6 +51,7 @@ class Evaluation:
         return {
             "data": self.origin,
             "metric": self.before.metric,
+            "title": self.before.title,
             "unit": self.before.unit,
             "higher_is_better": self.before.higher_is_better,
             "samples": self.before.samples,

@@ -17,6 +17,7 @@ from onnxprune.profiling.rounds import rounds
 from onnxprune.proof.oracle import Verification
 from onnxprune.recover.fit import Fit, Merge
 from onnxprune.report.fidelity import Fidelity
+from onnxprune.report.layers import Layer
 from onnxprune.report.losses import GroupLoss
 from onnxprune.select.allocate import Choice
 from onnxprune.surgery.follow import pruned_shape
@@ -78,6 +79,7 @@ class Report:
         trials: models that were evaluated for what a metric may lose.
         latency: what was measured for a latency target; None without one.
         unmet: why the targets can't be met, where the closest model was asked for.
+        layers: what each node costs before and after.
         resumed: what was taken over from an earlier run, and where it lies; empty where there was no folder for it.
         simplified: what the last stage did to the graph; None where it was not asked for.
     """
@@ -112,6 +114,7 @@ class Report:
     unmet: str = ""
     simplified: SimplifyReport | None = None
     latency: LatencyFigures | None = None
+    layers: list[Layer] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""

@@ -1,0 +1,1 @@
+"""Result files as one document for people: a page, Markdown, CSV or pictures."""

@@ -1,0 +1,93 @@
+"""What each node costs before and after: multiply-accumulates and weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import onnx_graphsurgeon as gs
+
+from onnxprune.groups.classes import Mask
+from onnxprune.groups.group import Groups
+from onnxprune.profiling.macs import node_macs
+from onnxprune.profiling.rounds import rounds
+from onnxprune.surgery.follow import pruned_shape
+
+Shapes = Mapping[str, tuple[int, ...] | None]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A node that multiplies or holds weights.
+
+    Attributes:
+        name: of the node; its first output where it has none.
+        op: the operator.
+        macs_before: multiply-accumulates of one run at the traced shapes; bodies count as often as they run, once where data
+            decides.
+        macs_after: the same in the result.
+        params_before: elements of the float tensors that it reads; a tensor that several nodes read counts for each.
+        params_after: the same in the result.
+    """
+
+    name: str
+    op: str
+    macs_before: int
+    macs_after: int
+    params_before: int
+    params_after: int
+
+
+def layers(groups: Groups, result: gs.Graph, alive: Mask) -> list[Layer]:
+    """Nodes of the source in their order, bodies behind their node, without those that cost nothing.
+
+    Args:
+        groups: analysis of the source.
+        result: the graph of the pruned model.
+        alive: which labels stay.
+    """
+    times = rounds(groups.trace.graph, groups.trace.inferred.scopes).times
+    found = _rows(groups, groups.trace.graph, result, alive, times)
+    return [row for row in found if row.macs_before or row.params_before]
+
+
+def _rows(groups: Groups, source: gs.Graph, result: gs.Graph, alive: Mask, times: Mapping[int, int]) -> Iterator[Layer]:
+    values = groups.trace.inferred.scopes.get(id(source), {})
+    runs = times.get(id(source), 1)
+    before = {name: v.shape for name, v in values.items()}
+    after = {name: pruned_shape(v, alive) for name, v in values.items()}
+    kept = {node.outputs[0].name: node for node in result.nodes if node.outputs}
+    for node in source.nodes:
+        if not node.outputs:
+            continue
+        output = node.outputs[0].name
+        twin = kept.get(output)
+        yield Layer(
+            node.name or output,
+            node.op,
+            _macs(node, before) * runs,
+            0 if twin is None else _macs(twin, after) * runs,
+            _params(node),
+            0 if twin is None else _params(twin),
+        )
+        for body, smaller in zip(node.subgraphs(), [] if twin is None else twin.subgraphs(), strict=False):
+            yield from _rows(groups, body, smaller, alive, times)
+
+
+def _macs(node: gs.Node, shapes: Shapes) -> int:
+    ins, outs = ([shapes.get(t.name) for t in ts] for ts in (node.inputs, node.outputs))
+    attrs = {k: v for k, v in node.attrs.items() if not isinstance(v, gs.Graph)}
+    return node_macs(node.op, node.domain or "", attrs, ins, outs)
+
+
+def _params(node: gs.Node) -> int:
+    """Elements of its stored float tensors."""
+    stored = {t.name: t for t in node.inputs if isinstance(t, gs.Constant) and t.name}
+    return sum(_size(t) for t in stored.values() if t.dtype is not None and "float" in str(t.dtype))
+
+
+def _size(tensor: gs.Constant) -> int:
+    size = 1
+    for n in tensor.shape or ():
+        size *= int(n)
+    return size
