@@ -7,7 +7,9 @@ weights into the plan, and return what is left for other values to take over.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -19,6 +21,7 @@ from onnxprune.cleanup.work import Array, Work, full_name
 
 Rest: TypeAlias = list[tuple[int, Affine]]
 Rule: TypeAlias = "Callable[[Plan, ir.Node, int, Affine], Rest]"
+_Place: TypeAlias = tuple[ir.Node, int]  # input of a node
 UP: dict[str, Rule] = {}
 DOWN: dict[str, Rule] = {}
 _SLACK = 4096  # bytes that the weights of one node may need more: about what the node and its declarations take
@@ -47,12 +50,18 @@ def down(*ops: str) -> Callable[[Rule], Rule]:
 
 
 class Plan:
-    """New weights by node and input, so that an affine function of one tensor needs no node of its own."""
+    """New weights by node and input, so that affine functions of tensors need no nodes of their own.
 
-    def __init__(self, work: Work) -> None:
+    Attributes:
+        work: the model.
+        spares: nodes that are needed no more, and which input of each takes the place of its output.
+    """
+
+    def __init__(self, work: Work, spares: Mapping[ir.Node, int] = MappingProxyType({})) -> None:
         self.work = work
-        self._new: dict[tuple[ir.Node, int], Array] = {}
-        self._seen: set[ir.Node] = set()
+        self.spares = dict(spares)
+        self._new: dict[_Place, Array] = {}
+        self._seen: set[ir.Node] = set(spares)
 
     # ---- carrying ----
 
@@ -163,29 +172,67 @@ class Plan:
 
     # ---- doing ----
 
-    def commit(self, removed: ir.Node) -> None:
-        """Puts the new weights in, if the file without `removed` does not grow by them.
+    def join(self, other: Plan) -> bool:
+        """Takes in a plan for other nodes that gives the same new elements to a constant that both change.
+
+        Returns:
+            False where there is no such constant, or where a node would be changed by both; nothing is taken in then.
+        """
+        if self._seen & other._seen:
+            return False
+        if not any(
+            self._source(a) is self._source(b) and a[1] == b[1] and _same(x, y)
+            for a, x in self._new.items()
+            for b, y in other._new.items()
+            if self.work.input(*b) is not None
+        ):
+            return False
+        self._new |= other._new
+        self._seen |= other._seen
+        self.spares |= other.spares
+        return True
+
+    def commit(self) -> None:
+        """Puts the new weights in, if the file without the spared nodes does not grow by them.
 
         Raises:
             Declined: it does. Nothing is changed then.
         """
-        growth = sum(core(a).nbytes for a in self._new.values()) - sum(self._freed())
-        growth -= sum(self._stored(v) for v in removed.inputs if v is not None and self.work.private(v))
+        first = self._first()
+        growth = sum(core(self._new[place]).nbytes for place in set(first.values())) - sum(self._freed())
         if growth > min(_SLACK, self.work.options.size_threshold):
             raise Declined(f"the file would grow by {growth} bytes, as the weights are shared")
-        made: dict[tuple[ir.Node, int], ir.Value] = {}
+        made: dict[_Place, ir.Value] = {}
         try:
-            for (node, index), array in self._new.items():
-                old = self.work.input(node, index)
-                like = old if old is not None else node.inputs[1]
-                assert like is not None
-                made[node, index] = self.work.weight(array, like, saved=core(array).nbytes)  # grows as a whole, see above
+            for place in dict.fromkeys(first.values()):
+                array = self._new[place]
+                saved = core(array).nbytes  # the file grows as a whole, see above
+                made[place] = self.work.weight(array, self._source(place), saved=saved)
         except Declined:
             for value in made.values():
                 self._forget(value)
             raise
-        for (node, index), value in made.items():
-            self.work.set_input(node, index, value)
+        for place, same in first.items():
+            self.work.set_input(*place, made[same])
+
+    def _source(self, place: _Place) -> ir.Value:
+        """The constant whose place the new one takes; where an input was omitted, the weight next to it."""
+        node, index = place
+        old = self.work.input(node, index)
+        found = old if old is not None else node.inputs[1]
+        assert found is not None
+        return found
+
+    def _first(self) -> dict[_Place, _Place]:
+        """For each new constant the first one that is equal and takes the place of the same: they are stored once."""
+        found: dict[_Place, _Place] = {}
+        known: dict[tuple[ir.Value, int], list[_Place]] = {}
+        for place, array in self._new.items():
+            alike = known.setdefault((self._source(place), place[1]), [])
+            found[place] = next((p for p in alike if _same(self._new[p], array)), place)
+            if found[place] is place:
+                alike.append(place)
+        return found
 
     def _forget(self, value: ir.Value) -> None:
         """Takes back a new constant that nobody reads."""
@@ -196,12 +243,10 @@ class Plan:
             self.work.model.graph.initializers.pop(value.name or "", None)
 
     def _freed(self) -> Iterator[int]:
-        readers: dict[ir.Value, int] = {}
-        for node, index in self._new:
-            value = self.work.input(node, index)
-            if value is not None:
-                readers[value] = readers.get(value, 0) + 1
-        for value, count in readers.items():
+        """Bytes of the constants that nobody reads any more."""
+        places = {*self._new, *((node, k) for node in self.spares for k in range(len(node.inputs)))}
+        read = Counter(value for place in places if (value := self.work.input(*place)) is not None)
+        for value, count in read.items():
             if len(value.uses()) == count and not value.is_graph_output():
                 yield self._stored(value)
 
@@ -221,6 +266,11 @@ def times(weight: Array, factor: Array) -> Array:
 def core(array: Array) -> Array:
     """The elements that a broadcast view repeats: length 1 along axes with stride 0."""
     return array[tuple(slice(0, 1) if stride == 0 else slice(None) for stride in array.strides)]
+
+
+def _same(a: Array, b: Array) -> bool:
+    """Same type, shape and elements."""
+    return a.dtype == b.dtype and a.shape == b.shape and np.array_equal(core(a), core(b))
 
 
 def _cast(array: Array, dtype: np.dtype[Any]) -> Array:

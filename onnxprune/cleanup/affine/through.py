@@ -7,6 +7,7 @@ import onnx_ir as ir
 
 from onnxprune.cleanup.affine.affine import Affine
 from onnxprune.cleanup.affine.plan import Plan, Rest, down, up
+from onnxprune.cleanup.reductions import given_axes
 from onnxprune.cleanup.registry import Declined
 from onnxprune.cleanup.work import full_name
 
@@ -162,15 +163,10 @@ def _extremes(node: ir.Node, affine: Affine) -> None:
 
 
 def _axes(plan: Plan, node: ir.Node) -> set[int]:
-    rank = plan.work.rank(node.inputs[0])
-    axes = plan.work.attribute(node, "axes")
-    given = plan.work.input(node, 1)
-    if axes is None and given is not None:
-        array = plan.work.constant(given)
-        axes = None if array is None else tuple(int(a) for a in array.reshape(-1))
-    if rank is None or axes is None or not axes:
+    axes = given_axes(plan.work, node)
+    if not axes:
         raise Declined(f"the axes of {full_name(node)} are not known")
-    return {a % rank for a in axes}
+    return set(axes)
 
 
 def _cut(affine: Affine, axis: int, start: int, stop: int) -> Affine:

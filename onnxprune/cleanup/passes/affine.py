@@ -9,7 +9,7 @@ from onnxprune.cleanup.affine.affine import READ, Affine, affine_of
 from onnxprune.cleanup.affine.plan import Plan
 from onnxprune.cleanup.gelu import gelu_around
 from onnxprune.cleanup.registry import Declined, node_pass
-from onnxprune.cleanup.work import Work
+from onnxprune.cleanup.work import Work, full_name
 
 
 @node_pass("affine", phase="absorb", ops=READ)
@@ -24,7 +24,8 @@ def affine(work: Work, node: ir.Node) -> bool:
 
     1. Towards x: everything on the way has one reader, or other readers would see the change.
     2. Towards y: all readers take it over, and y is no output of a graph.
-    3. The file does not grow: weights that others read too would have to be copied.
+    3. The file does not grow: weights that others read too would have to be copied. Where all who read a weight are followed
+       (or preceded) by equal functions, it takes them over at once, and stays shared: the branches of a siamese network.
     4. A Gelu that has to stay written out is left alone: runtimes know it as a whole.
     5. Types are floats; 16-bit weights only where the new ones are exact. Constants that broadcast x to a larger shape stay.
     """
@@ -45,18 +46,47 @@ def affine(work: Work, node: ir.Node) -> bool:
 
 def _absorbed(work: Work, node: ir.Node, index: int, function: Affine, *, upward: bool) -> str:
     """Removes the node if weights on one side can take its function over; else says why they can't."""
-    value = node.inputs[index]
-    assert value is not None
-    plan = Plan(work)
     try:
-        if upward:
-            plan.up(node, index, function)
-        else:
-            plan.down(node, 0, function)
-        plan.commit(node)
+        plan = _planned(work, node, index, function, upward=upward)
+        try:
+            plan.commit()
+        except Declined:
+            if not _with_partners(plan, node, upward=upward):
+                raise
+            plan.commit()
     except Declined as reason:
         return str(reason)
-    work.substitute(node.outputs[0], value)
-    if node.graph is not None and not any(o.uses() or o.is_graph_output() for o in node.outputs):
-        work.remove(node)
+    for spared, data in plan.spares.items():
+        value = spared.inputs[data]
+        assert value is not None
+        work.substitute(spared.outputs[0], value)
+        if spared.graph is not None and not any(o.uses() or o.is_graph_output() for o in spared.outputs):
+            work.remove(spared)
     return ""
+
+
+def _planned(work: Work, node: ir.Node, index: int, function: Affine, *, upward: bool) -> Plan:
+    plan = Plan(work, {node: index})
+    if upward:
+        plan.up(node, index, function)
+    else:
+        plan.down(node, 0, function)
+    return plan
+
+
+def _with_partners(plan: Plan, node: ir.Node, *, upward: bool) -> bool:
+    """Adds the nodes with the same constants that would give a shared weight the same new elements, if there are any."""
+    work = plan.work
+    constants = [x for x in node.inputs if x is not None and work.is_constant(x)]
+    readers = dict.fromkeys(usage.node for x in constants for usage in x.uses())
+    joined = False
+    for other in readers:
+        if full_name(other) != full_name(node) or other is node or gelu_around(work, other):
+            continue
+        try:
+            found = affine_of(work, other)
+            if found is not None and not work.is_constant(other.inputs[found[0]]):
+                joined |= plan.join(_planned(work, other, *found, upward=upward))
+        except Declined:
+            continue
+    return joined

@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxprune.cleanup.expressions import close, number, other, shifted
+from onnxprune.cleanup.reductions import given_axes
 from onnxprune.cleanup.registry import Declined, node_pass
 from onnxprune.cleanup.work import Work, full_name
 
@@ -102,16 +103,7 @@ def _mean(work: Work, value: ir.Value | None, x: ir.Value | None) -> bool:
 def _over_last(work: Work, node: ir.Node) -> bool:
     """It runs over the last axis alone, and keeps it."""
     rank = work.rank(node.inputs[0])
-    axes = work.attribute(node, "axes")
-    if axes is None and work.input(node, 1) is not None:
-        held = work.constant(node.inputs[1])
-        axes = None if held is None else held.reshape(-1).tolist()
-    return (
-        rank is not None
-        and bool(work.attribute(node, "keepdims", 1))
-        and axes is not None
-        and [a % rank for a in axes] == [rank - 1]
-    )
+    return rank is not None and bool(work.attribute(node, "keepdims", 1)) and given_axes(work, node) == [rank - 1]
 
 
 def _scale(work: Work, divided: ir.Node, x: ir.Value, *, bias: bool) -> _Scaled:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
+from onnxprune.cleanup.reductions import reduced_axes
 from onnxprune.cleanup.registry import node_pass
 from onnxprune.cleanup.work import Work
 
@@ -88,6 +89,24 @@ def _pool(work: Work, node: ir.Node) -> bool:
     return plain and one and not padded
 
 
+_OF_ONE = ("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd")  # f of one number is that number
+
+
+def _ones(work: Work, node: ir.Node, axes: Iterable[int] | None) -> bool:
+    """These axes of the input are 1 long."""
+    shape = work.shape(node.inputs[0])
+    return shape is not None and axes is not None and all(shape[a] == 1 for a in axes)
+
+
+def _reduction(work: Work, node: ir.Node) -> bool:
+    axes = reduced_axes(work, node)
+    return _ones(work, node, axes) and (not axes or bool(work.attribute(node, "keepdims", 1)))
+
+
+def _global_pool(work: Work, node: ir.Node) -> bool:
+    return _ones(work, node, range(2, work.rank(node.inputs[0]) or 2))
+
+
 _NOTHING: dict[str, Callable[[Work, ir.Node], bool]] = {
     "Identity": lambda work, node: True,
     "Dropout": _dropout,
@@ -105,6 +124,9 @@ _NOTHING: dict[str, Callable[[Work, ir.Node], bool]] = {
     "Clip": _clip,
     "MaxPool": _pool,
     "AveragePool": _pool,
+    "GlobalMaxPool": _global_pool,
+    "GlobalAveragePool": _global_pool,
+    **dict.fromkeys(_OF_ONE, _reduction),
     "Concat": _one_input,
     "Sum": _one_input,
     "Max": _one_input,
@@ -121,7 +143,8 @@ def nothing(work: Work, node: ir.Node) -> bool:
     1. Identity; Dropout in inference, where nobody reads its mask; Cast and CastLike to the type that x has.
     2. Moves that leave all elements where they are: Transpose in order, Reshape and its kin to the same shape, Slice of
        everything, Tile once, Pad by nothing, Expand to the same shape.
-    3. One of many: Concat, Sum, Max, Min and Mean of one tensor, Split into one part; pooling with a kernel of one.
+    3. One of many: Concat, Sum, Max, Min and Mean of one tensor, Split into one part; pooling with a kernel of one;
+       means, sums, products and extremes over axes of length 1, by a Reduce operator or a global pool.
     4. An input that is handed on as an output keeps one Identity.
     """
     x = node.inputs[0] if node.inputs else None
@@ -135,4 +158,23 @@ def nothing(work: Work, node: ir.Node) -> bool:
             usage.node.replace_input_with(usage.idx, x)
         return readers
     work.substitute(out, x)
+    return True
+
+
+@node_pass("reduce-ones", phase="clean", ops=_OF_ONE)
+def reduce_ones(work: Work, node: ir.Node) -> bool:
+    """mean(x) = squeeze(x) over axes of length 1 that are not kept; a sum, a product, a maximum and a minimum too.
+
+    1. It is a move then, and becomes one with those around it. Where the axes are kept nothing is left (`nothing`).
+    """
+    axes, x = reduced_axes(work, node), node.inputs[0]
+    if not axes or work.attribute(node, "keepdims", 1) or not _ones(work, node, axes):
+        return False
+    if len(axes) == work.rank(x):
+        work.replace(node, "Squeeze", [x])  # all of them
+    elif work.opset < 13:
+        work.replace(node, "Squeeze", [x], {"axes": axes})
+    else:
+        array = np.array(axes, np.int64)
+        work.replace(node, "Squeeze", [x, work.weight(array, node.outputs[0], saved=array.nbytes)])  # that held axes too
     return True

@@ -224,6 +224,55 @@ def test_weights_that_others_read_are_not_copied():
     stays(make(body, {"w": (64, 64, 3, 3), "f": (64, 1, 1)}), AFFINE, "shared")
 
 
+BRANCHES = {
+    "behind": "{a} = Conv(x{a}, w) {b} = BatchNormalization({a}, s, b, m, v)",
+    "behind, with a bias": "{a} = Conv(x{a}, w, c) {b} = BatchNormalization({a}, s, b, m, v)",
+    "behind a Relu": "{a} = Conv<pads=[1,1,1,1]>(x{a}, w) r{a} = Relu({a}) {b} = Mul(f, r{a})",
+    "in front": "{a} = BatchNormalization(x{a}, s, b, m, v) {b} = Conv({a}, w)",
+}
+SIAMESE = "(float[1,64,6,6] xp, float[1,64,6,6] xq) => (float[1,64,h,k] y, float[1,64,h,k] z)"
+
+
+def siamese(first: str, second: str):
+    """Two branches, each with the text of its own; both may read the same weights."""
+    body = f"{SIAMESE} {{ {first.format(a='p', b='y')} {second.format(a='q', b='z')} }}"
+    weights = {"w": (64, 64, 3, 3), "c": (64,), "f": positive((64, 1, 1)), "g": positive((64, 1, 1), 5)}
+    return make(body, {**weights, **dict(zip("sbmv", norm("", 64).values(), strict=True))})
+
+
+@pytest.mark.parametrize("threshold", [0, 1 << 16])
+@pytest.mark.parametrize("name", BRANCHES)
+def test_a_shared_weight_takes_what_all_of_its_readers_need(name, threshold):
+    model = siamese(BRANCHES[name], BRANCHES[name])
+    result, _ = run(model, *AFFINE, size_threshold=threshold)
+    left = operators(model)
+    del left["BatchNormalization"], left["Mul"]
+    assert operators(result) == left
+    same(model, result)
+    assert len({node.input[1] for node in result.graph.node if node.op_type == "Conv"}) == 1  # it is still shared
+    assert len(result.graph.initializer) == (1 if name == "behind a Relu" else 2)
+    assert result.ByteSize() < model.ByteSize()
+
+
+@pytest.mark.parametrize(
+    "second",
+    [
+        "{a} = Conv(x{a}, w) {b} = Relu({a})",
+        "{a} = Conv(x{a}, w) {b} = Mul({a}, g)",
+        "{a} = Conv(x{a}, w) {b} = Div({a}, f)",
+        "{a} = Conv(x{a}, w) r = Mul({a}, f) {b} = Sub({a}, r)",
+    ],
+)
+def test_a_shared_weight_stays_where_its_readers_need_different_ones(second):
+    stays(siamese("{a} = Conv(x{a}, w) {b} = Mul({a}, f)", second), AFFINE, "shared")
+
+
+def test_equal_functions_that_meet_in_one_branch_go_one_after_the_other():
+    """Each would scale the weight by f, but both together by its square."""
+    branch = "i{a} = Mul(x{a}, f) s{a} = Sin(x{a}) j{a} = Mul(s{a}, f) k{a} = Mul(i{a}, j{a}) {b} = Conv(k{a}, w)"
+    becomes(siamese(branch, branch), AFFINE, {"Sin": 2, "Mul": 2, "Conv": 2})
+
+
 def test_a_constant_that_makes_the_tensor_larger_stays():
     model = make("(float[1,4] x) => (float[3,6] y) { a = Gemm(x, w) y = Mul(a, f) }", {"w": (4, 6), "f": (3, 6)})
     stays(model, AFFINE, "longer")
