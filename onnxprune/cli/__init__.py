@@ -26,18 +26,21 @@ def run(arguments: Sequence[str]) -> int:
     Args:
         arguments: the command line without the program's name.
     """
+    from onnxprune.cli.interrupt import interrupted, remember_interrupts
+
     flags, rest = _hoist(arguments)
     try:
+        remember_interrupts()
         _end_on_sigterm()
         from onnxprune.cli.app import app
 
         # Returns the code of typer.Exit, and what the command returned, which is nothing, otherwise.
         code: int | None = app(args=[*flags, *rest], prog_name="onnxprune", standalone_mode=False)
-        return _interrupted() if code == INTERRUPTED else code or 0  # typer makes a code of Ctrl-C too
+        return _interrupted() if code == INTERRUPTED or interrupted() else code or 0  # typer makes a code of Ctrl-C too
     except KeyboardInterrupt:
         return _interrupted()
     except Exception as error:
-        if type(error).__name__ == "Abort" or _from_interrupt(error):
+        if type(error).__name__ == "Abort" or interrupted() or _from_interrupt(error):
             return _interrupted()
         if "--debug" in flags:
             raise

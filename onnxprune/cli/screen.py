@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, RenderableType
 
+from onnxprune.cli.interrupt import raise_again
 from onnxprune.cli.pace import Pace
 
 if TYPE_CHECKING:
@@ -75,9 +76,12 @@ class Screen:
 
     @contextlib.contextmanager
     def progress(self) -> Iterator[Callable[[str, float], None]]:
-        """A callback for (what is being done, share of it that is done 0..1), shown where stderr is a terminal."""
+        """A callback for (what is being done, share of it that is done 0..1), shown where stderr is a terminal.
+
+        It raises an interrupt that was lost, see `onnxprune.cli.interrupt`.
+        """
         if self.quiet or not self.err.is_terminal:
-            yield lambda what, share: None
+            yield lambda what, share: raise_again()
             return
         from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
         from rich.table import Column
@@ -102,6 +106,7 @@ class Screen:
             task = bar.add_task("", total=1.0)
 
             def show(what: str, share: float) -> None:
+                raise_again()
                 bar.update(task, description=what, completed=pace(time.monotonic() - start, share))
 
             yield show
