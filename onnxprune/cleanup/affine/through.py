@@ -87,6 +87,15 @@ def reducing(plan: Plan, node: ir.Node, index: int, affine: Affine) -> Rest:
     return [(0, affine.moved(lambda a: a.squeeze(tuple(axes))))]
 
 
+def _length(plan: Plan, node: ir.Node, value: ir.Value | None, axis: int) -> int:
+    """Of a part of a Concat or Split."""
+    shape = plan.work.shape(value)
+    size = shape[axis] if shape is not None else None
+    if not isinstance(size, int):
+        raise Declined(f"the length of a part of the {node.op_type} is not known")
+    return size
+
+
 @up("Concat")
 def joined(plan: Plan, node: ir.Node, _: int, affine: Affine) -> Rest:
     """s·concat(x, y) + t = concat(s1·x + t1, s2·y + t2): each part takes its own."""
@@ -96,10 +105,7 @@ def joined(plan: Plan, node: ir.Node, _: int, affine: Affine) -> Rest:
     for index, value in enumerate(node.inputs):
         part = affine
         if axis in affine.varies:
-            shape = plan.work.shape(value)
-            size = shape[axis] if shape is not None else None
-            if not isinstance(size, int):
-                raise Declined("the length of a part of the Concat is not known")
+            size = _length(plan, node, value, axis)
             part = _cut(affine, axis, start, start + size)
             start += size
         rest.append((index, part))
@@ -110,28 +116,14 @@ def joined(plan: Plan, node: ir.Node, _: int, affine: Affine) -> Rest:
 def joining(plan: Plan, node: ir.Node, index: int, affine: Affine) -> Rest:
     """concat(s·x + t, y) = [s, 1]·concat(x, y) + [t, 0]."""
     axis = plan.work.attribute(node, "axis", 0) % affine.rank
-    sizes = []
-    for value in node.inputs:
-        shape = plan.work.shape(value)
-        size = shape[axis] if shape is not None else None
-        if not isinstance(size, int):
-            raise Declined("the length of a part of the Concat is not known")
-        sizes.append(size)
-    return [(0, _among(affine, axis, sizes, index))]
+    return [(0, _among(affine, axis, [_length(plan, node, v, axis) for v in node.inputs], index))]
 
 
 @up("Split")
 def split(plan: Plan, node: ir.Node, index: int, affine: Affine) -> Rest:
     """The other parts of the input get s = 1 and t = 0."""
     axis = plan.work.attribute(node, "axis", 0) % affine.rank
-    sizes = []
-    for value in node.outputs:
-        shape = plan.work.shape(value)
-        size = shape[axis] if shape is not None else None
-        if not isinstance(size, int):
-            raise Declined("the length of a part of the Split is not known")
-        sizes.append(size)
-    return [(0, _among(affine, axis, sizes, index))]
+    return [(0, _among(affine, axis, [_length(plan, node, v, axis) for v in node.outputs], index))]
 
 
 @down("Split")
@@ -141,10 +133,7 @@ def splitting(plan: Plan, node: ir.Node, index: int, affine: Affine) -> Rest:
     rest: Rest = []
     start = 0
     for k, value in enumerate(node.outputs):
-        shape = plan.work.shape(value)
-        size = shape[axis] if shape is not None else None
-        if not isinstance(size, int):
-            raise Declined("the length of a part of the Split is not known")
+        size = _length(plan, node, value, axis)
         rest.append((k, _cut(affine, axis, start, start + size)))
         start += size
     return rest
