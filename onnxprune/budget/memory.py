@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
-import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 from onnx import helper
 
@@ -21,7 +20,7 @@ from onnxprune.budget.axes import Axes, Axis, Shape, sizes, touched
 from onnxprune.budget.costs import Floats, Levels, Widths
 from onnxprune.groups.classes import Mask
 from onnxprune.groups.group import Groups
-from onnxprune.profiling.memory import VIEWS
+from onnxprune.profiling.memory import lifetimes
 from onnxprune.surgery.follow import pruned_shape
 from onnxprune.trace.value import Value
 
@@ -135,36 +134,13 @@ def buffers(groups: Groups) -> list[_Buffer]:
     """What the graph holds, bodies of control flow left out."""
     graph = groups.trace.graph
     scope = groups.trace.inferred.scopes.get(id(graph), {})
-    first: dict[str, int] = {t.name: 0 for t in graph.inputs}
-    last: dict[str, int] = dict.fromkeys(first, len(graph.nodes) - 1)
-    home: dict[str, str] = {}
-    for k, node in enumerate(graph.nodes):
-        for name in _read(node):
-            owner = home.get(name, name)
-            if owner in first:
-                last[owner] = max(last[owner], k)
-        for tensor in node.outputs:
-            source = node.inputs[0].name if node.op in VIEWS and node.inputs else ""
-            if home.get(source, source) in first and tensor is node.outputs[0]:
-                home[tensor.name] = home.get(source, source)
-            elif tensor.name:
-                first[tensor.name] = last[tensor.name] = k
-    for tensor in graph.outputs:
-        owner = home.get(tensor.name, tensor.name)
-        if owner in first:
-            last[owner] = len(graph.nodes) - 1
+    nodes = list(graph.nodes)
+    owner, birth, death = lifetimes(graph, nodes, scope)
     found = []
-    for name, start in first.items():
+    for name in (n for n, own in owner.items() if n == own):
         value = scope.get(name)
         if value is not None and value.shape is not None and value.dtype and not value.constant and value.static is None:
             item = helper.tensor_dtype_to_np_dtype(value.dtype).itemsize
-            found.append(_Buffer(value, item, start, max(last[name], start)))
+            start = max(birth[name], 0)
+            found.append(_Buffer(value, item, start, max(min(death[name], len(nodes) - 1), start)))
     return found
-
-
-def _read(node: gs.Node) -> list[str]:
-    """Tensors that a node reads, those that its bodies capture too."""
-    names = [t.name for t in node.inputs if t.name]
-    for body in node.subgraphs():
-        names += [name for inner in body.nodes for name in _read(inner)]
-    return names

@@ -65,7 +65,7 @@ def peak(graph: gs.Graph, scopes: Mapping[int, Scope]) -> Peak:
     """
     scope = scopes.get(id(graph), {})
     nodes = list(graph.nodes)
-    owner, birth, death = _lifetimes(graph, nodes, scope)
+    owner, birth, death = lifetimes(graph, nodes, scope)
     unknown = [t for t in birth if value_bytes(scope.get(t)) is None]
     sizes = {t: value_bytes(scope.get(t)) or 0 for t in birth if owner[t] == t}
     alive = np.zeros(len(nodes) + 2, np.int64)
@@ -81,7 +81,7 @@ def peak(graph: gs.Graph, scopes: Mapping[int, Scope]) -> Peak:
     return Peak(int(alive[k]), node_name(nodes[k]) if nodes else "", there[:_SHOWN], unknown)
 
 
-def _lifetimes(graph: gs.Graph, nodes: list[gs.Node], scope: Scope) -> tuple[dict[str, str], dict[str, int], dict[str, int]]:
+def lifetimes(graph: gs.Graph, nodes: list[gs.Node], scope: Scope) -> tuple[dict[str, str], dict[str, int], dict[str, int]]:
     """Owner of the memory of each activation, the node that makes it and the last one that needs it (by position)."""
     owner: dict[str, str] = {}
     birth: dict[str, int] = {}
