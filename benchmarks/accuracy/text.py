@@ -1,11 +1,15 @@
 """SmolLM2 on plain text: perplexity of scikit-learn's descriptions of its data sets.
 
-Evaluation: their first 2,048 tokens in windows of 256. Calibration: windows of Python's tutorial, how-tos and FAQ.
+Evaluation: their first 2,048 tokens in windows of 256. Calibration: windows of other text of several kinds, in equal parts:
+Python's tutorial, how-tos and FAQ, the user guide of pandas, and what statsmodels says of its data sets and models.
 """
 
 from __future__ import annotations
 
+import ast
+from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -16,7 +20,8 @@ from accuracy.packages import debian, version_of, wheel
 from accuracy.task import Array, Feeds, Figures, Outputs, Setting, Target, Task
 
 SKLEARN = ("scikit-learn", "1.9.1")
-PYTHON = "python3.11-doc"
+STATSMODELS = ("statsmodels", "0.15.0")
+PYTHON, PANDAS = "python3.11-doc", "python-pandas-doc"
 TOKENS, WINDOW = 2048, 256
 
 
@@ -35,11 +40,33 @@ def _evaluation() -> Array:
 
 @cache
 def _calibration() -> Array:
-    """`(windows, WINDOW)`, all of the text."""
-    sources = next((debian(PYTHON) / "usr" / "share" / "doc").glob("python3*/html/_sources"))
-    files = [f for folder in ("tutorial", "howto", "faq") for f in sorted((sources / folder).glob("*.rst.txt"))]
-    ids = _ids("\n".join(f.read_text(encoding="utf-8") for f in files))
+    """`(windows, WINDOW)`, as many of each kind of text."""
+    python = _documents(PYTHON, "python3*", ("tutorial", "howto", "faq"))
+    pandas = _documents(PANDAS, "python-pandas-doc", ("user_guide",))
+    statsmodels = wheel(*STATSMODELS) / "statsmodels"
+    modules = [*sorted(statsmodels.glob("datasets/*/data.py")), *sorted(statsmodels.glob("*/*.py"))]
+    kinds = [_windows(text) for text in (python, pandas, "\n\n".join(t for m in modules for t in _prose(m)))]
+    return np.concatenate([k[: min(map(len, kinds))] for k in kinds])
+
+
+def _windows(text: str) -> Array:
+    """`(windows, WINDOW)`."""
+    ids = _ids(text)
     return ids[: len(ids) // WINDOW * WINDOW].reshape(-1, WINDOW)
+
+
+def _documents(package: str, name: str, folders: tuple[str, ...]) -> str:
+    """Sources of the pages of a documentation."""
+    sources = next((debian(package) / "usr" / "share" / "doc").glob(f"{name}/html/_sources"))
+    files = [f for folder in folders for f in sorted((sources / folder).glob("*.rst.txt"))]
+    return "\n".join(f.read_text(encoding="utf-8") for f in files)
+
+
+def _prose(module: Path) -> Iterator[str]:
+    """Strings of a module that are text: docstrings, and what describes a data set."""
+    for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and len(node.value) > 200:
+            yield node.value
 
 
 class SmolLM2(Task):
@@ -76,7 +103,8 @@ class SmolLM2(Task):
         }
 
     def data(self) -> dict[str, str]:
-        return {SKLEARN[0]: version_of(wheel(*SKLEARN)), PYTHON: version_of(debian(PYTHON))}
+        wheels = {package[0]: version_of(wheel(*package)) for package in (SKLEARN, STATSMODELS)}
+        return wheels | {package: version_of(debian(package)) for package in (PYTHON, PANDAS)}
 
 
 TASKS = (SmolLM2,)
