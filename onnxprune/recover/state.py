@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from onnxprune.calibrate.batch import Batch, Samples, digests
+from onnxprune.calibrate.batch import Samples, held_out
 from onnxprune.groups.classes import Mask
 from onnxprune.groups.group import Groups
 from onnxprune.recover.attention import Values
@@ -22,7 +22,6 @@ from onnxprune.statistics.stream import Stream, View
 from onnxprune.trace.value import Value
 
 Array = NDArray[Any]
-_HELD = 5  # every fifth sample judges
 
 
 @dataclass
@@ -95,8 +94,3 @@ class State:
         self.attention = {y: way for y, way in self.attention.items() if y in left["attention"]}
         if self.repairs is not None:
             self.repairs.take_up(left["repairs"])
-
-
-def held_out(batch: Batch) -> NDArray[np.bool_]:
-    """Which samples judge, by their content: the same in any order and any batches `(N,)`."""
-    return np.asarray(digests(batch) % _HELD == 0)
