@@ -120,7 +120,7 @@ def _smallest(
     before = model_size(source)
     tries = SIZE_THRESHOLDS if threshold is None else (threshold,)
     for tried in tries:
-        made, records = _run(raised, folder, chosen, Options(tried, keep_defaults), tell)
+        made, records = _run(raised, folder, chosen, Options(tried, keep_defaults, threshold is not None), tell)
         if raised is source and not any(r.changes for r in records.values()):
             return source, records, tried
         if threshold is not None or raised is not source or model_size(made) <= before:

@@ -28,10 +28,12 @@ class Options:
     Attributes:
         size_threshold: bytes by which the file may grow for one constant that takes the place of nodes.
         keep_defaults: a caller may feed inputs that have an initializer, so they are no constants.
+        may_grow: the threshold is the user's, who allows the whole file to grow by it for each constant.
     """
 
     size_threshold: int = 1 << 16
     keep_defaults: bool = False
+    may_grow: bool = False
 
 
 @dataclass

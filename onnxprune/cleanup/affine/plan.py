@@ -200,8 +200,11 @@ class Plan:
         """
         first = self._first()
         growth = sum(core(self._new[place]).nbytes for place in set(first.values())) - sum(self._freed())
-        if growth > min(_SLACK, self.work.options.size_threshold):
-            raise Declined(f"the file would grow by {growth} bytes, as the weights are shared")
+        options = self.work.options
+        if growth > (options.size_threshold if options.may_grow else min(_SLACK, options.size_threshold)):
+            raise Declined(
+                f"the file would grow by {growth} bytes, as the weights are shared; --size-threshold {growth} allows it"
+            )
         made: dict[_Place, ir.Value] = {}
         try:
             for place in dict.fromkeys(first.values()):
