@@ -27,7 +27,6 @@ from coverage import HERE, ZOO, Job, Record, dump, environment, find_models, run
 from simplify_latency import Effort, measure_latencies
 from simplify_report import ALLOWED, CHECKED, OURS, PEERS, beaten, behind, markdown, slower_than, sound
 
-
 # What models outside of the zoo are run with, where an open dimension of 1 won't do.
 INPUTS: dict[str, list[Record]] = {
     "silero_vad": [

@@ -116,16 +116,19 @@ def _smallest(
     keep_defaults: bool,
     tell: Progress,
 ) -> tuple[ModelProto, dict[str, PassRecord], int]:
-    """The result with the largest threshold that lets the file not grow; the source itself where nothing changed."""
-    before = model_size(source)
+    """The result with the largest threshold that lets the file not grow; the source itself where nothing changed.
+
+    A newer opset may need more bytes by itself.
+    """
+    before = max(model_size(source), model_size(raised))
     tries = SIZE_THRESHOLDS if threshold is None else (threshold,)
     for tried in tries:
         made, records = _run(raised, folder, chosen, Options(tried, keep_defaults, threshold is not None), tell)
         if raised is source and not any(r.changes for r in records.values()):
             return source, records, tried
-        if threshold is not None or raised is not source or model_size(made) <= before:
+        if threshold is not None or model_size(made) <= before:
             return made, records, tried
-    return source, {p.name: PassRecord() for p in chosen}, 0
+    return raised, {p.name: PassRecord() for p in chosen}, 0
 
 
 def _run(
