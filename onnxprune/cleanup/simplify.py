@@ -20,6 +20,7 @@ from onnxprune.cleanup.verify import verify_same
 from onnxprune.cleanup.work import Options, Work
 from onnxprune.errors import UsageError, VerificationError
 from onnxprune.io.load import complaint, load_in_place, model_size, tensors
+from onnxprune.prepare.prepare import check_shapes
 
 Source: TypeAlias = str | os.PathLike[str] | ModelProto
 Progress: TypeAlias = Callable[[str, float], None]
@@ -60,7 +61,7 @@ def simplify(
         progress: called with what is being done and the share that is done, 0..1.
 
     Raises:
-        ModelError: the model can't be read or is not valid.
+        ModelError: the model can't be read or is not valid, or a shape does not fit it.
         UsageError: there is no such pass, or the opset is older than the model's or newer than onnx knows.
         VerificationError: the result does not compute the same; this is a bug of ours, and nothing is returned.
     """
@@ -71,6 +72,7 @@ def simplify(
     source, folder = _read(model)
     if size_threshold is not None and size_threshold < 0:
         raise UsageError(f"size threshold {size_threshold}: has to be 0 or more")
+    check_shapes(source, shapes or {})
     raised = raise_opset(source, opset)
     made, records, threshold = _smallest(raised, source, folder, chosen, size_threshold, keep_defaults, tell)
     report = SimplifyReport(
