@@ -14,10 +14,11 @@ from onnxprune.cleanup.driver import run_passes
 from onnxprune.cleanup.exchange import give_back, take_in
 from onnxprune.cleanup.naming import settle_names
 from onnxprune.cleanup.opset import raise_opset
+from onnxprune.cleanup.reading import Options
 from onnxprune.cleanup.registry import Pass, all_passes
 from onnxprune.cleanup.result import PassRecord, SimplifyReport, SimplifyResult, operators
 from onnxprune.cleanup.verify import verify_same
-from onnxprune.cleanup.work import Options, Work
+from onnxprune.cleanup.work import Work
 from onnxprune.errors import UsageError, VerificationError
 from onnxprune.io.load import complaint, load_in_place, model_size, tensors
 from onnxprune.prepare.prepare import check_shapes

@@ -16,8 +16,9 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxprune.cleanup.affine.affine import Affine
+from onnxprune.cleanup.reading import Array, full_name
 from onnxprune.cleanup.registry import Declined
-from onnxprune.cleanup.work import Array, Work, full_name
+from onnxprune.cleanup.work import Work
 
 Rest: TypeAlias = list[tuple[int, Affine]]
 Rule: TypeAlias = "Callable[[Plan, ir.Node, int, Affine], Rest]"

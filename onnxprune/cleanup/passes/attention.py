@@ -13,8 +13,9 @@ import onnx_ir as ir
 
 from onnxprune.cleanup.expressions import close, scaled
 from onnxprune.cleanup.passes.moves import MOVES
+from onnxprune.cleanup.reading import Dim, full_name
 from onnxprune.cleanup.registry import Declined, node_pass
-from onnxprune.cleanup.work import Dim, Work, full_name
+from onnxprune.cleanup.work import Work
 
 _SWAPPED = (0, 2, 1, 3)  # (batch, heads, rows, columns) and (batch, rows, heads, columns)
 _TURN = (0, 1, 3, 2)
