@@ -20,7 +20,8 @@ from pathlib import Path
 import onnx_ir as ir
 from onnx import ModelProto, ValueInfoProto, helper
 
-from onnxprune.cleanup.work import DECLARED, all_values
+from onnxprune.cleanup.reading import all_values
+from onnxprune.cleanup.work import DECLARED
 from onnxprune.io.load import copy_structure, nested_graphs
 
 _READ = 1 << 16  # bytes; smaller payloads of external files are read at once, and their file is closed
