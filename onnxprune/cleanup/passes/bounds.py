@@ -73,6 +73,20 @@ def _write(work: Work, node: ir.Node, x: ir.Value | None, low: float, high: floa
     work.replace(node, "Clip", [x, *constants])
 
 
+@node_pass("cast-like", phase="clean", ops=("CastLike",))
+def cast_like(work: Work, node: ir.Node) -> bool:
+    """CastLike(x, t) = Cast(x, type of t): t need not be there for it.
+
+    1. The type of t is known.
+    """
+    target = work.dtype(node.inputs[1])
+    if target is None:
+        raise Declined("the type to be cast to is not known")
+    kept = {n: a.value for n, a in node.attributes.items()}
+    work.replace(node, "Cast", [node.inputs[0]], {"to": int(target), **kept})
+    return True
+
+
 @node_pass("cast-of-cast", phase="clean", ops=("Cast",))
 def cast_of_cast(work: Work, node: ir.Node) -> bool:
     """Cast(Cast(x, a), b) = Cast(x, b) where a holds every number of x's type.
