@@ -78,6 +78,7 @@ def prune(
     merge: bool = False,
     lossless: bool = False,
     simplify: bool = False,
+    depth: bool = False,
     memory: int = 2 << 30,
     providers: Sequence[str] = (),
     resume: str | os.PathLike[str] | None = None,
@@ -125,6 +126,8 @@ def prune(
             nobody reads; `ratio`, `criterion` and the like do not count then.
         simplify: rewrite the result as the smallest graph that computes the same; `verify` and plans name initializers that
             may be folded into others by that.
+        depth: the knapsack may drop whole blocks too: a branch of a sum becomes its mean over the samples, and what only it
+            needed goes. Needs a target and samples.
         memory: bytes of activations that are held; what goes beyond lies in temporary files.
         providers: ONNX Runtime's execution providers that calibration samples run on, in order of preference: `cpu`,
             `cuda:device_id=1`; the CPU where none is given.
@@ -181,6 +184,7 @@ def prune(
         closest,
         None if evaluation is None else _scorer(source, evaluation, metric),
         timing or Timing(),
+        depth,
     )
     result = PruneResult(*Pruning(source, request, tell, clock).run())
     return _simplified(result, request, clock) if simplify else result

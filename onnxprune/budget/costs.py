@@ -6,7 +6,7 @@ Costs do not add up over groups: the work of a convolution is a product of both 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Protocol
 
 import numpy as np
@@ -47,6 +47,14 @@ class Cost(Protocol):
             levels: widths to judge.
 
         Returns: group id -> `(levels of the group,)`.
+        """
+        ...
+
+    def without(self, gone: Container[str]) -> Cost:
+        """The same of a model that lacks some tensors, weights among them, with the nodes that make them.
+
+        Args:
+            gone: their names; see `onnxprune.depth.branches.gone_tensors`.
         """
         ...
 

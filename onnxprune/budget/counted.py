@@ -7,8 +7,8 @@ group needs its own terms only.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -38,12 +38,14 @@ class Term:
         value: by how many units of each of them are gone.
         factor: the value is this times a product of `axes`; None where it is no product.
         axes: each with its power.
+        tensor: weight, or first output of the node, that it is of.
     """
 
     groups: frozenset[str]
     value: Callable[[Mapping[str, int]], float]
     factor: float | None = None
     axes: tuple[tuple[Axis, int], ...] = ()
+    tensor: str = ""
 
     def over(self, gone: Mapping[str, int], group: str, counts: NDArray[np.int64]) -> Floats:
         """The value with these numbers of units of one group gone `(counts,)`, and `gone` of the others."""
@@ -103,6 +105,7 @@ class Counted:
     ) -> None:
         self.name, self.unit = name, unit
         self._axes, self._terms, self._measured = axes, list(terms), measured
+        self._every, self._rest = self._terms, base
         self._base = base + sum(t.value({}) for t in self._terms if not t.groups)
         self._terms = [t for t in self._terms if t.groups]
 
@@ -134,6 +137,11 @@ class Counted:
             result[group] = total
         return result
 
+    def without(self, gone: Container[str]) -> Counted:
+        """The same of a model without some tensors and the nodes that make them."""
+        left = [t for t in self._every if t.tensor not in gone]
+        return Counted(self.name, self.unit, self._axes, left, self._measured, self._rest)
+
     def measure(self, model: onnx.ModelProto, alive: Mask) -> float:
         """What a pruned model has."""
         return self._measured(model, alive)
@@ -151,7 +159,8 @@ def macs(groups: Groups, axes: Axes) -> Counted:
         for node in graph.nodes:
             found.append(_node_term(node, scope, axes, times.get(id(graph), 1)))
             bodies = [collect(body) for body in node.subgraphs()]
-            found += max(bodies, key=lambda terms: sum(t.value({}) for t in terms), default=[])
+            dearest = max(bodies, key=lambda terms: sum(t.value({}) for t in terms), default=[])
+            found += [replace(t, tensor=node.outputs[0].name) for t in dearest]
         return [t for t in found if t.groups or t.value({})]
 
     terms = collect(groups.trace.graph)
@@ -163,14 +172,15 @@ def _node_term(node: gs.Node, scope: Mapping[str, Value], axes: Axes, times: int
 
     shapes = [axes.shape_of(scope[t.name]) if t.name in scope else None for t in (*node.inputs, *node.outputs)]
     count = len(node.inputs)
-    return as_product(
+    term = as_product(
         shapes, lambda given: float(times * node_macs(node.op, node.domain or "", attrs, given[:count], given[count:]))
     )
+    return replace(term, tensor=node.outputs[0].name if node.outputs else "")
 
 
 def params(groups: Groups, axes: Axes) -> Counted:
     """Elements of all float tensors of the graph."""
-    terms = [_weight_term(axes.weight_shape(w), 1) for w in groups.trace.weights.values()]
+    terms = [_weight_term(w.name, axes.weight_shape(w), 1) for w in groups.trace.weights.values()]
     return Counted("params", "parameters", axes, terms, lambda model, alive: float(count_params(groups, alive)))
 
 
@@ -180,13 +190,13 @@ def size(groups: Groups, axes: Axes, source: onnx.ModelProto) -> Counted:
     terms = []
     for weight in groups.trace.weights.values():
         if weight.stored and weight.name not in groups.trace.clones:
-            terms.append(_weight_term(axes.weight_shape(weight), _item(values.get(weight.name))))
+            terms.append(_weight_term(weight.name, axes.weight_shape(weight), _item(values.get(weight.name))))
     rest = model_size(source) - sum(t.value({}) for t in terms)
     return Counted("size", "bytes", axes, terms, lambda model, alive: float(model_size(model)), rest)
 
 
-def _weight_term(shape: Shape, item: float) -> Term:
-    return as_product([shape], lambda given: item * math.prod(given[0] or ()))
+def _weight_term(name: str, shape: Shape, item: float) -> Term:
+    return replace(as_product([shape], lambda given: item * math.prod(given[0] or ())), tensor=name)
 
 
 def _item(value: Value | None) -> float:

@@ -8,7 +8,7 @@ nothing is fused, so this is what the graph as written asks for, not what a runt
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,9 +40,9 @@ class Memory:
 
     name, unit, tolerance = "memory", "bytes", 0.0
 
-    def __init__(self, groups: Groups, axes: Axes) -> None:
-        self._axes = axes
-        self._buffers = buffers(groups)
+    def __init__(self, groups: Groups, axes: Axes, gone: Container[str] = ()) -> None:
+        self._axes, self._analysis = axes, groups
+        self._buffers = [b for b in buffers(groups) if b.value.name not in gone]
         self._shapes: list[Shape | None] = [axes.shape_of(b.value) for b in self._buffers]
         self._groups = [touched([s]) for s in self._shapes]
         self._steps = max((b.last for b in self._buffers), default=0) + 1
@@ -91,6 +91,10 @@ class Memory:
             moved[:, column] = (after - before) * self._buffers[k].item
         return np.asarray(moved @ self._alive[own])
 
+    def without(self, gone: Container[str]) -> Memory:
+        """The same without some tensors; what only they kept alive still counts, so it is a bound."""
+        return Memory(self._analysis, self._axes, gone)
+
     def steps(self, limit: float) -> list[Step]:
         """The nodes where the source is above a limit, each as a cost of its own: they add up over groups, a peak does not.
 
@@ -124,6 +128,10 @@ class Step:
     def table(self, widths: Widths, levels: Levels) -> dict[str, Floats]:
         """Bytes at this node by the width of one group at a time."""
         return {g: p[:, self.step] for g, p in self.memory.profiles(widths, levels).items()}
+
+    def without(self, gone: Container[str]) -> Step:
+        """The same without some tensors."""
+        return Step(self.memory.without(gone), self.step)
 
     def measure(self, model: onnx.ModelProto, alive: Mask) -> float:
         """The peak, of which this node is a part."""

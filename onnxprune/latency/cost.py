@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 import numpy as np
 import onnx
 from numpy.typing import NDArray
@@ -32,29 +34,36 @@ class Latency:
     unit = "ms"
     tolerance = 0.03
 
-    def __init__(self, table: Table, axes: Axes, comparison: Comparison, timing: Timing) -> None:
+    def __init__(
+        self, table: Table, axes: Axes, comparison: Comparison, timing: Timing, gone: Container[str] = ()
+    ) -> None:
         self.of_table, self.comparison, self._axes, self._timing = table, comparison, axes, timing
+        self._pieces = [k for k, work in enumerate(table.works) if work.tensor not in gone]
         self._of_group: dict[str, list[int]] = {}
-        for k, work in enumerate(table.works):
-            for g in work.groups:
+        for k in self._pieces:
+            for g in table.works[k].groups:
                 self._of_group.setdefault(g, []).append(k)
 
     def total(self, widths: Widths) -> float:
         """Of the whole model; that of the source is what was measured."""
         gone = self._axes.gone(widths)
-        return sum(self.of_table.piece(k, gone) for k in range(len(self.of_table.works)))
+        return sum(self.of_table.piece(k, gone) for k in self._pieces)
 
     def table(self, widths: Widths, levels: Levels) -> dict[str, Floats]:
         """Total by the width of one group at a time."""
         gone = self._axes.gone(widths)
-        now = [self.of_table.piece(k, gone) for k in range(len(self.of_table.works))]
+        now = {k: self.of_table.piece(k, gone) for k in self._pieces}
         result = {}
         for group, kept in levels.items():
             counts = self._axes.units[group] - kept
             own = self._of_group.get(group, [])
             changes = [self.of_table.along(k, group, gone, counts) - now[k] for k in own]
-            result[group] = np.asarray(sum(now) + sum(changes, np.zeros(len(kept))), np.float64)
+            result[group] = np.asarray(sum(now.values()) + sum(changes, np.zeros(len(kept))), np.float64)
         return result
+
+    def without(self, gone: Container[str]) -> Latency:
+        """The same without the pieces that begin with some tensors; what is measured is measured all the same."""
+        return Latency(self.of_table, self._axes, self.comparison, self._timing, gone)
 
     def measure(self, model: onnx.ModelProto, alive: Mask) -> float:
         """Of a pruned model: the source's time in the table, by the share of it that the model takes side by side.

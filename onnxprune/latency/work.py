@@ -46,9 +46,11 @@ class Work:
 
     Attributes:
         groups: ids of the groups on whose widths it depends.
+        tensor: the first one that the piece computes.
     """
 
     def __init__(self, axes: Axes, graph: gs.Graph, values: Mapping[str, Value], piece: Piece) -> None:
+        self.tensor = piece.name
         nodes = [graph.nodes[k] for k in piece.nodes]
 
         def shapes(names: Sequence[str]) -> list[Shape | None]:

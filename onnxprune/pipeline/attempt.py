@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import onnx
 
@@ -13,8 +14,12 @@ from onnxprune.pipeline.budget import Budget
 from onnxprune.proof.oracle import Verification
 from onnxprune.recover.merge import Merging
 from onnxprune.recover.reconstruct import Reconstruction
+from onnxprune.report.blocks import Blocks
 from onnxprune.report.fidelity import Likeness
 from onnxprune.select.allocate import Choice, Options
+
+if TYPE_CHECKING:
+    from onnxprune.pipeline.depth import Shorter
 
 
 @dataclass
@@ -51,6 +56,8 @@ class Attempt:
         verification: of the surgery, later of the repaired model; None where it was not asked for or can't be had.
         repair: the model and what was done to it.
         budget: that it was chosen within; None for a ratio.
+        blocks: what became of the question which blocks go; None where it was not asked.
+        shorter: the model without some blocks that it was pruned from; None where all are there.
     """
 
     choices: list[Choice]
@@ -58,6 +65,8 @@ class Attempt:
     verification: Verification | None
     repair: Repair
     budget: Budget | None = None
+    blocks: Blocks | None = None
+    shorter: Shorter | None = None
 
 
 def nothing(groups: Groups, options: Options) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 
 import onnx
@@ -67,15 +67,20 @@ class Budget:
             found = narrowest(groups, choices, options)
         return [c for c in found if c.count]
 
-    def limits(self) -> list[Limit]:
-        """The targets, scaled by what former results were off."""
+    def limits(self, gone: Collection[str] = ()) -> list[Limit]:
+        """The targets, scaled by what former results were off; of a model without some tensors."""
         found = []
         for target in self.targets:
             most = self._most(target) * self._scale.get(target.quantity, 1.0)
-            cost = self.setting.cost(target.quantity)
+            whole = self.setting.cost(target.quantity)
+            cost = whole.without(gone) if gone else whole
             parts: list[Cost] = [*cost.steps(most)] if isinstance(cost, Memory) else [cost]
             found += [Limit(part, most, str(target)) for part in parts]
         return found
+
+    def absolute(self) -> list[Target]:
+        """The targets as numbers, for a model that is not the source."""
+        return [replace(t, value=self._most(t), share=False) for t in self.targets]
 
     def _most(self, target: Target) -> float:
         return target.most(self.setting.cost(target.quantity).total({}))

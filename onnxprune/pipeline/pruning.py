@@ -28,6 +28,7 @@ from onnxprune.pipeline.evidence import Evidence, Needs, gather, measured_curves
 from onnxprune.pipeline.request import Request, read
 from onnxprune.pipeline.stages import Clock, Progress, analysed, part, rising
 from onnxprune.plan.plan import Plan, make_plan
+from onnxprune.prepare.prepare import Prepared
 from onnxprune.proof.check import Checker, alive_after, default_tolerance
 from onnxprune.proof.oracle import Verification
 from onnxprune.recover.factors import match_zeros
@@ -50,6 +51,7 @@ from onnxprune.surgery.apply import apply_alive
 
 _SHARES = {"select": (0.3, 0.4), "table": (0.4, 0.4), "surgery": (0.4, 0.9), "report": (0.9, 1.0)}  # of a run without data
 _TIMED_SHARES = {"select": (0.05, 0.1), "table": (0.1, 0.8), "surgery": (0.8, 0.95), "report": (0.95, 1.0)}
+_CHOOSING = 0.4  # share of a run that chooses blocks until they are chosen
 _DRAWN = 4  # random inputs for normalizations
 
 
@@ -61,23 +63,30 @@ class Pruning:
         request: what was asked for.
         tell: called with the stage and the share that is done.
         clock: of the stages so far.
+        teacher: the model whose outputs are to be kept, where `source` is a part of it already.
 
     Raises:
         ModelError: the model is not valid, or ONNX Runtime can't run it on the samples.
         UsageError: a provider is absent, or the folder to resume from can't be written to.
     """
 
-    def __init__(self, source: onnx.ModelProto, request: Request, tell: Progress, clock: Clock) -> None:
-        self.source, self.request, self.tell, self.clock = source, request, rising(tell), clock
+    def __init__(
+        self, source: onnx.ModelProto, request: Request, tell: Progress, clock: Clock, teacher: Prepared | None = None
+    ) -> None:
+        self.source, self.request, self.clock = source, request, clock
+        self.whole = rising(tell)
+        self.tell = part(self.whole, (0.0, _CHOOSING)) if request.depth else self.whole
         self.options = request.options
         self.providers = parse_providers(request.providers)
         self.journal = None if request.resume is None else Journal(request.resume)
-        tell("trace", 0.0)
+        self.tell("trace", 0.0)
         self.prepared, self.groups = analysed(source, width=request.width, shapes=request.shapes)
         clock("trace")
         self.samples = self._read()
         self.home = self._home()
         self.reference = self.prepared if self.home is None else replace(self.prepared, model=self.home.model)
+        self.part_of = teacher is not None
+        self.teacher = teacher or self.reference
         self.needs = Needs.of(self.options.criterion, merge=request.merge, ranking=self.options.ranking)
         self.shares = self._bounds()
         self.proven = find_lossless(self.prepared, self.groups) if request.lossless else None
@@ -126,7 +135,7 @@ class Pruning:
                 progress=part(self.tell, self.shares["sensitivity"]),
             )
             self.clock("sensitivity")
-        if not self.request.merge:
+        if not (self.request.merge or self.request.depth):
             self.evidence.expected = None  # covariances are large
         return scores
 
@@ -173,6 +182,9 @@ class Pruning:
 
     def finished(self, found: Attempt) -> tuple[onnx.ModelProto, Plan, Report]:
         """The model, what went, and figures."""
+        if found.shorter is not None:
+            shorter, found.shorter = found.shorter, None
+            return shorter.finished(found)
         plan = make_plan(sha256_model(self.source), self.groups, found.choices, found.alive)
         report = self._report(found)
         self.tell("done", 1.0)
@@ -181,12 +193,17 @@ class Pruning:
     def _to_target(self, scores: Scores) -> tuple[Attempt, list[Trial]]:
         drops = [t for t in self.request.target if t.quantity == "drop"]
         budget = self.budget(scores, [t for t in self.request.target if t.quantity != "drop"])
+        within = self.within
+        if self.request.depth:
+            from onnxprune.pipeline.depth import Depth
+
+            within = Depth(self, scores, part(self.whole, (_CHOOSING, 1.0))).within
         if not drops:
-            return self.within(budget), []
+            return within(budget), []
         scorer = self.request.scorer
         assert scorer is not None
         self.tell("evaluating the model", self.shares["select"][0])
-        search = Drop(drops[0], budget, self.within, scorer, scorer(self.source))
+        search = Drop(drops[0], budget, within, scorer, scorer(self.source))
         return search.run(), search.trials
 
     # ---- before ----
@@ -240,7 +257,7 @@ class Pruning:
 
     def _removed(self, choices: list[Choice]) -> Attempt:
         """Slices the weights; groups that fail their check stay."""
-        if not choices:
+        if not choices and not self.part_of:
             unmoved = (
                 "the targets are met without removing a unit" if self.request.target else nothing(self.groups, self.options)
             )
@@ -248,7 +265,7 @@ class Pruning:
         self.clock("select")
         self.tell("surgery", self.shares["surgery"][0])
         pruned, choices, verification = self._cut(choices)
-        return Attempt(choices, alive_after(self.groups, choices), verification, Repair(pruned, self.prepared.model, pruned))
+        return Attempt(choices, alive_after(self.groups, choices), verification, Repair(pruned, self.teacher.model, pruned))
 
     def _why_nothing(self) -> str:
         if self.proven is not None:
@@ -264,7 +281,7 @@ class Pruning:
             return pruned, choices, None
         pruned, choices, verification = self.checker.prune(choices, part(self.tell, self.shares["surgery"]))
         self.clock("surgery and verification")
-        if not choices:
+        if not choices and not self.part_of:
             raise NothingToPruneError(f"no group passed its check: {self.checker.put_back[0].reason}")
         if self.proven is not None and verification is not None and verification.passed:
             verification = verify_lossless(self.prepared, self.groups, pruned, seed=self.request.seed)
@@ -304,7 +321,7 @@ class Pruning:
         start = repair.model if self.home is None else apply_alive(self.reference.model, self.groups, alive)
         repair.likeness = Likeness()
         repair.fits = reconstruct(
-            self.reference,
+            self.teacher,
             self.groups,
             alive,
             start,
@@ -316,7 +333,7 @@ class Pruning:
             progress=part(self.tell, self.shares["reconstruction"]),
             watch=repair.likeness.add,
         )
-        repair.before, repair.after = self.reference.model, repair.fits.model
+        repair.before, repair.after = self.teacher.model, repair.fits.model
         repair.model = repair.after if self.home is None else brought_back(repair.after, repair.model)
         self.clock("reconstruction")
 
@@ -373,6 +390,7 @@ class Pruning:
             axes = input_axes(self.prepared.model, groups.trace.shape_of)
             report.losses = group_losses(repair.fits.fits, members, axes)
         if found.budget is not None:
+            report.blocks = found.blocks
             report.targets, report.unmet = list(found.budget.found.values()), found.budget.unmet
             reached = found.budget.found.get("latency")
             if reached is not None:

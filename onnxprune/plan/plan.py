@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from onnxprune.errors import PlanError
 from onnxprune.groups.classes import Mask
@@ -33,18 +35,23 @@ class Plan:
             each equal block of axis 0.
         groups: what was chosen, by group, for people.
         frozen: what can't go and why, for people.
+        constants: summand of a block that goes as a whole -> the constant that takes its place. Initializers are those of the
+            model without these blocks.
     """
 
     sha256: str
     initializers: dict[str, dict[str, Any]]
     groups: list[dict[str, Any]] = field(default_factory=list)
     frozen: list[dict[str, Any]] = field(default_factory=list)
+    constants: dict[str, NDArray[Any]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data by the schema."""
+        blocks = {"blocks": {n: _written(a) for n, a in self.constants.items()}} if self.constants else {}
         return {
             "format": FORMAT,
             "source": {"sha256": self.sha256},
+            **blocks,
             "initializers": self.initializers,
             "groups": self.groups,
             "frozen": self.frozen,
@@ -83,7 +90,19 @@ def parse(data: object) -> Plan:
         place = "/".join(str(p) for p in problems[0].absolute_path) or "top level"
         raise PlanError(f"plan is not valid at {place}: {problems[0].message[:200]}")
     assert isinstance(data, dict)
-    return Plan(data["source"]["sha256"], data["initializers"], data.get("groups", []), data.get("frozen", []))
+    constants = {n: _read(entry) for n, entry in data.get("blocks", {}).items()}
+    return Plan(data["source"]["sha256"], data["initializers"], data.get("groups", []), data.get("frozen", []), constants)
+
+
+def _written(array: NDArray[Any]) -> dict[str, Any]:
+    return {"type": str(array.dtype), "shape": list(array.shape), "values": [float(x) for x in array.ravel()]}
+
+
+def _read(entry: dict[str, Any]) -> NDArray[Any]:
+    values = np.array(entry["values"], entry["type"])
+    if values.size != math.prod(entry["shape"]):
+        raise PlanError(f"plan is not valid at blocks: {values.size} values do not have the shape {entry['shape']}")
+    return values.reshape(entry["shape"])
 
 
 def load_plan(path: str | os.PathLike[str]) -> Plan:

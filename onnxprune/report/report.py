@@ -16,6 +16,7 @@ from onnxprune.profiling.macs import node_macs
 from onnxprune.profiling.rounds import rounds
 from onnxprune.proof.oracle import Verification
 from onnxprune.recover.fit import Fit, Merge
+from onnxprune.report.blocks import Blocks
 from onnxprune.report.fidelity import Fidelity
 from onnxprune.report.layers import Layer
 from onnxprune.report.losses import GroupLoss
@@ -79,6 +80,7 @@ class Report:
         trials: models that were evaluated for what a metric may lose.
         latency: what was measured for a latency target; None without one.
         unmet: why the targets can't be met, where the closest model was asked for.
+        blocks: which blocks went as a whole, and which could; None where that was not asked for.
         layers: what each node costs before and after.
         resumed: what was taken over from an earlier run, and where it lies; empty where there was no folder for it.
         simplified: what the last stage did to the graph; None where it was not asked for.
@@ -115,6 +117,7 @@ class Report:
     simplified: SimplifyReport | None = None
     latency: LatencyFigures | None = None
     layers: list[Layer] = field(default_factory=list)
+    blocks: Blocks | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""

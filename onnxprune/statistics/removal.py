@@ -51,6 +51,7 @@ def removal_effects(
     statistics: Sequence[ChannelStatistics],
     removals: Removals,
     *,
+    against: onnx.ModelProto | None = None,
     providers: Providers = CPU,
     journal: Journal | None = None,
     progress: Callable[[str, float], None] = lambda stage, done: None,
@@ -66,6 +67,7 @@ def removal_effects(
         samples: calibration samples.
         statistics: of what linear nodes read, see `onnxprune.statistics.channels`.
         removals: by group id the classes that go, for each removal.
+        against: the model whose outputs count as right; `model` where not given. It may have blocks that `model` lacks.
         providers: that the model runs on.
         journal: where finished results lie; its key is all of the above.
         progress: called with the stage and the share that is done.
@@ -83,11 +85,12 @@ def removal_effects(
     section = None
     if journal is not None:
         gone = {g: [part.tolist() for part in parts] for g, parts in removals.items()}
-        section = journal.section("removals", model, samples, [p.name for p in places], gone, asdict(providers))
+        where = [p.name for p in places]
+        section = journal.section("removals", model, against or model, samples, where, gone, asdict(providers))
         if (entry := section.get("all")) is not None:
             return dict(entry.data)
     outputs = [o.name for o in lifted.graph.output]
-    probe = _Probe(_with_losses(lifted, places), outputs, places, providers)
+    probe = _Probe(_with_losses(lifted, places), outputs, places, providers, against)
     work = [(g, ids) for g, parts in removals.items() for ids in parts]
     totals = [np.zeros((len(outputs), 2)) for _ in work]
     known = _Known(groups, places)
@@ -279,28 +282,36 @@ def _with_losses(model: onnx.ModelProto, places: Sequence[_Place]) -> onnx.Model
 
 @dataclass
 class _Probe:
-    """The model with places for losses, and what it makes of a batch without."""
+    """The model with places for losses, and what it, or another one, makes of a batch without."""
 
     model: onnx.ModelProto
     outputs: list[str]
     places: list[_Place]
     providers: Providers
+    against: onnx.ModelProto | None = None
 
     def __post_init__(self) -> None:
         self.session, self.weights = open_session(self.model, optimize=True, often=True, providers=self.providers)
         self.inputs = {i.name for i in self.session.get_inputs()}
         self.made = {o.name for o in self.session.get_outputs()}
+        self.right = None
+        if self.against is not None:
+            self.right, self.held = open_session(self.against, optimize=True, often=True, providers=self.providers)
 
     def begin(self, batch: Batch) -> None:
         """Runs a batch as it is."""
         names = list(dict.fromkeys([*self.outputs, *(p.name for p in self.places if p.name in self.made)]))
         self.dense = dict(batch.feeds) | dict(zip(names, self._run(batch, {}, names), strict=True))
+        self.wanted = [self.dense[o] for o in self.outputs]
+        if self.right is not None:
+            feeds = {i.name: batch.feeds[i.name] for i in self.right.get_inputs() if i.name in batch.feeds}
+            self.wanted = self.right.run(self.outputs, feeds)
 
     def error(self, guesses: Sequence[_Guess], batch: Batch, rows: NDArray[np.int64], mask: str | None) -> Array:
         """Squared error and square of each output `(outputs, 2)`."""
         losses = {g.place.name: self._lost(g) for g in guesses}
         after = self._run(batch, losses, self.outputs)
-        pairs = zip((self.dense[o] for o in self.outputs), after, strict=True)
+        pairs = zip(self.wanted, after, strict=True)
         return np.array([compared(before, lossy, batch, rows, mask) for before, lossy in pairs])
 
     def _lost(self, guess: _Guess) -> Array:

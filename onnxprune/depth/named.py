@@ -1,0 +1,70 @@
+"""Names that options use: which branches they leave alone, and groups of the shorter model by the ids of the source."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from fnmatch import fnmatchcase
+
+from onnxprune.depth.branches import Branch
+from onnxprune.groups.group import Groups
+from onnxprune.select.allocate import Choice, Options
+
+
+def left_alone(branch: Branch, options: Options, groups: Groups) -> str:
+    """Why the options keep a branch; empty where they don't.
+
+    What is ignored stays, and what has a ratio or a floor of its own; with `only`, all linear nodes that go have to be named.
+    """
+    lost = {g.id for g in groups.groups if {w for w, _ in g.members} <= branch.gone}
+    names = {*branch.nodes, *branch.weights, *lost}
+    for text, patterns in (
+        ("is to be ignored", options.ignore),
+        ("has a ratio of its own", options.ratios),
+        ("has a least width of its own", options.floors),
+    ):
+        if any(_named(names, [p]) for p in patterns):
+            return f"a node, weight or group of it {text}"
+    for node, weight in zip(branch.nodes, branch.weights, strict=True):
+        if options.only and not _named([node, weight], options.only):
+            return f"node {node!r} is not among what may go"
+    return ""
+
+
+def _named(names: Iterable[str], patterns: Iterable[str]) -> bool:
+    return any(fnmatchcase(n, p) for n in names for p in patterns)
+
+
+def named_like(groups: Groups, source: Groups) -> None:
+    """Gives groups of a shorter model the ids that they have in the source: those of the groups that share most with them.
+
+    Where a group of the source falls apart, its parts are numbered: `g3`, `g3.1`.
+    """
+    members = {g.id: (g.kind, set(g.members)) for g in source.groups}
+    count: dict[str, int] = {}
+    new: dict[str, str] = {}
+    for group in groups.groups:
+        shared = {i: len(own & set(group.members)) for i, (kind, own) in members.items() if kind == group.kind}
+        first = max(shared, key=lambda i: shared[i], default="")
+        first = first if first and shared[first] else f"new-{group.id}"
+        number = count.get(first, 0)
+        count[first] = number + 1
+        new[group.id] = f"{first}.{number}" if number else first
+    for group in groups.groups:
+        group.id = new[group.id]
+        group.alternatives = [new.get(a, a) for a in group.alternatives]
+
+
+def still_there(options: Options, groups: Groups, choices: Sequence[Choice]) -> Options:
+    """The options for a shorter model: what was named alone may be gone, and then nothing else may go.
+
+    Args:
+        options: for the source.
+        groups: of the shorter model, named like those of the source.
+        choices: groups of the source that compete.
+    """
+    if not options.only:
+        return options
+    wanted = {c.group.id for c in choices}
+    left = tuple(g.id for g in groups.groups if g.id.partition(".")[0] in wanted)
+    return replace(options, only=left) if left else replace(options, only=(), ignore=("*",))

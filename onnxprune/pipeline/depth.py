@@ -1,0 +1,276 @@
+"""Blocks as a choice of the knapsack: which go, and the pruning of the model that is left.
+
+The shorter model goes through the ordinary stages, with the targets as numbers. The source stays the teacher: fits and
+likeness are to what it computes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from onnxprune.budget.allocation import Limit
+from onnxprune.budget.curves import loss_curves
+from onnxprune.budget.levels import levels_of
+from onnxprune.depth.branches import Branch, find_branches, gone_tensors
+from onnxprune.depth.choose import Option, options_of
+from onnxprune.depth.losses import BranchLosses
+from onnxprune.depth.means import branch_means
+from onnxprune.depth.named import left_alone, named_like, still_there
+from onnxprune.depth.order import removal_order
+from onnxprune.depth.proof import prove_removal
+from onnxprune.depth.surgery import without
+from onnxprune.errors import ModelError, UsageError
+from onnxprune.io.load import model_size, sha256_model
+from onnxprune.pipeline.budget import Budget
+from onnxprune.pipeline.stages import Progress, part
+from onnxprune.plan.plan import Plan
+from onnxprune.proof.oracle import Verification
+from onnxprune.report.blocks import Block, Blocks, Foretold
+from onnxprune.report.layers import layers
+from onnxprune.report.report import Report, count_params, total_macs
+from onnxprune.select.allocate import Choice, ranked, take
+from onnxprune.select.context import Scores
+from onnxprune.statistics.flow import Flow
+from onnxprune.statistics.removal import removal_effects
+
+if TYPE_CHECKING:
+    from onnxprune.pipeline.attempt import Attempt
+    from onnxprune.pipeline.pruning import Pruning
+
+Array = NDArray[Any]
+
+
+@dataclass
+class Shorter:
+    """A model without some branches, in the middle of its pruning.
+
+    Attributes:
+        source: the pruning of the source.
+        inner: that of the shorter model.
+        constants: by summand what stands for it.
+        blocks: for the report.
+        budget: of the source.
+    """
+
+    source: Pruning
+    inner: Pruning
+    constants: dict[str, Array]
+    blocks: Blocks
+    budget: Budget
+
+    def finished(self, found: Attempt) -> tuple[onnx.ModelProto, Plan, Report]:
+        """The model, what went of the source, and figures that compare it with the source."""
+        model, plan, report = self.inner.finished(found)
+        source, every = self.source, self.source.groups
+        alive = np.ones(len(every.classes.of_label), np.bool_)
+        after = {row.name: row for row in report.layers}
+        before = {r.quantity: r for r in report.targets}
+        costs = {t.quantity: (str(t), self.budget.setting.cost(t.quantity).total({})) for t in self.budget.targets}
+        rows = layers(every, source.prepared.graph, alive)
+        report = replace(
+            report,
+            params_before=count_params(every),
+            macs_before=total_macs(every, source.prepared.graph),
+            bytes_before=model_size(source.source),
+            frozen=every.frozen,
+            targets=[replace(before[q], target=text, before=dense) for q, (text, dense) in costs.items() if q in before],
+            layers=[after.get(r.name) or replace(r, macs_after=0, params_after=0) for r in rows],
+            blocks=self.blocks,
+        )
+        return model, replace(plan, sha256=sha256_model(source.source), constants=dict(self.constants)), report
+
+
+class Depth:
+    """Chooses branches for budgets of one model.
+
+    Args:
+        pruning: of the model.
+        scores: of its units.
+        tell: progress of the shorter model's pruning.
+
+    Raises:
+        UsageError: no branch can go, or there are no samples to judge by.
+        ModelError: ONNX Runtime can't run the model on the samples.
+    """
+
+    def __init__(self, pruning: Pruning, scores: Scores, tell: Progress) -> None:
+        self.pruning, self.scores, self.tell = pruning, scores, tell
+        self.branches, self.refused = self._candidates()
+        samples = pruning.samples
+        assert samples is not None
+        self.means = branch_means(
+            pruning.prepared.model,
+            self.branches,
+            samples,
+            budget=pruning.request.memory // 2,
+            providers=pruning.providers,
+            progress=part(pruning.tell, pruning.shares["sensitivity"]),
+        )
+        self.losses = BranchLosses(pruning.prepared.model, self.means, samples, pruning.providers)
+        self.flow = Flow(pruning.prepared.model)
+        self.put_back: dict[str, str] = {}
+        self._shorter: dict[tuple[str, ...], tuple[Pruning, Scores]] = {}
+        self._gone: dict[frozenset[str], frozenset[str]] = {}
+        pruning.clock("blocks")
+
+    def within(self, budget: Budget) -> Attempt:
+        """A repaired model within a budget, without the branches that the knapsack takes.
+
+        Raises:
+            BudgetError: there is none, and the closest was not asked for.
+        """
+        while True:
+            options = self._options(budget)
+            best = min(options, key=lambda o: o.loss)
+            blocks = self._blocks(best, options, budget)
+            constants = {t: self.means[t] for t in best.tensors}
+            if not constants:
+                found = self.pruning.within(budget)
+                found.blocks = blocks
+                return found
+            model = without(self._base(), constants)
+            bad = self._proven(best.tensors, model, blocks)
+            if not bad:
+                break
+            self.put_back |= bad
+        inner, scores = self._pruning_of(best.tensors, model)
+        inner_budget = inner.budget(scores, budget.absolute())
+        inner_budget.closest = budget.closest
+        found = inner.within(inner_budget)
+        left = {t.name for t in model.graph.initializer}
+        kept = {t: c for t, c in constants.items() if t in left}
+        found.shorter = Shorter(self.pruning, inner, kept, blocks, budget)
+        return found
+
+    # ---- the choice ----
+
+    def _candidates(self) -> tuple[list[Branch], dict[str, str]]:
+        pruning = self.pruning
+        self.all = find_branches(pruning.prepared.model, pruning.groups)
+        stay = {b.tensor: why for b in self.all.found if (why := left_alone(b, pruning.options, pruning.groups))}
+        found = [b for b in self.all.found if b.tensor not in stay]
+        if not found:
+            why = next(iter({**self.all.refused, **stay}.items()), None)
+            example = f"; for example {why[0]!r}: {why[1]}" if why else ": it adds no two activations"
+            raise UsageError(f"depth: no block of this model can go{example}")
+        return found, self.all.refused | stay
+
+    def _options(self, budget: Budget) -> list[Option]:
+        tensors = [b.tensor for b in self.branches if b.tensor not in self.put_back]
+        self.pruning.clock("select")
+        choices = ranked(self.pruning.groups, self.pruning.options, self.scores)
+        options = replace(budget.options, steps=budget.setting.steps([t.quantity for t in budget.targets]))
+        dense = budget.limits()
+
+        def limits(gone: Collection[str]) -> list[Limit]:
+            return budget.limits(gone)
+
+        def saved(some: Collection[str]) -> float:
+            if not some:
+                return 0.0
+            gone = self._gone_with(some)
+            whole = [limit.share({}) - limit.cost.without(gone).total({}) / limit.most for limit in dense]
+            return max(whole, default=0.0)
+
+        def together(some: Collection[str], widths: Mapping[str, int]) -> float:
+            left = [c for c in choices if c.group.id in widths]
+            taken = take(self.pruning.groups, left, [c.group.units - widths[c.group.id] for c in left])
+            return self._loss(some, [c for c in taken if c.count])
+
+        found = options_of(
+            removal_order(tensors, self.losses, saved, self.all.together),
+            self.losses,
+            self._gone_with,
+            {c.group.id: c.group for c in choices},
+            loss_curves(choices, self.scores.curves),
+            levels_of(choices, options),
+            limits,
+            together,
+        )
+        self.pruning.clock("blocks")
+        return found
+
+    def _loss(self, tensors: Collection[str], choices: Sequence[Choice]) -> float:
+        """Of branches and units that go at once; of the branches alone where removals can't be measured."""
+        pruning = self.pruning
+        assert pruning.samples is not None and pruning.evidence.expected is not None
+        if not choices:
+            return self.losses(tensors)
+        found = removal_effects(
+            without(pruning.prepared.model, {t: self.means[t] for t in tensors}),
+            pruning.groups,
+            pruning.samples,
+            pruning.evidence.expected.statistics,
+            {"": [np.concatenate([c.classes for c in choices])]},
+            against=pruning.prepared.model,
+            providers=pruning.providers,
+        )
+        return found[""][0] if found else self.losses(tensors)
+
+    def _gone_with(self, tensors: Collection[str]) -> frozenset[str]:
+        key = frozenset(tensors)
+        if key not in self._gone:
+            self._gone[key] = gone_tensors(self.flow, sorted(key))
+        return self._gone[key]
+
+    def _proven(self, tensors: tuple[str, ...], model: onnx.ModelProto, blocks: Blocks) -> dict[str, str]:
+        """Which branches have to stay as the oracle does not agree, with its reasons."""
+        if not self.pruning.request.check:
+            return {}
+        found = self._proof(tensors, model)
+        self.pruning.clock("verification of blocks")
+        if isinstance(found, str) or found.passed:
+            blocks.verification = None if isinstance(found, str) else found
+            return {}
+        alone = {t: self._proof((t,), without(self._base(), {t: self.means[t]})) for t in tensors}
+        bad = {t: v.message for t, v in alone.items() if isinstance(v, Verification) and not v.passed}
+        return bad or {tensors[-1]: found.message}
+
+    def _proof(self, tensors: tuple[str, ...], model: onnx.ModelProto) -> Verification | str:
+        pruning = self.pruning
+        return prove_removal(
+            pruning.prepared,
+            pruning.groups,
+            [b for b in self.branches if b.tensor in tensors],
+            self.means,
+            model,
+            seed=pruning.request.seed,
+            tolerance=pruning.checker.tolerance,
+            shapes=pruning.request.shapes,
+        )
+
+    # ---- the shorter model ----
+
+    def _base(self) -> onnx.ModelProto:
+        """What branches are taken from: the source, but for functions of its own, which have to be inlined."""
+        return self.pruning.prepared.model if self.pruning.source.functions else self.pruning.source
+
+    def _pruning_of(self, tensors: tuple[str, ...], model: onnx.ModelProto) -> tuple[Pruning, Scores]:
+        """The pruning of the model without some branches, with scores of its own."""
+        if tensors not in self._shorter:
+            outer = self.pruning
+            request = replace(outer.request, data=outer.samples, labels=None, depth=False)
+            inner = type(outer)(model, request, self.tell, outer.clock, teacher=outer.reference)
+            named_like(inner.groups, outer.groups)
+            inner.options = still_there(outer.options, inner.groups, ranked(outer.groups, outer.options, self.scores))
+            self._shorter = {tensors: (inner, inner.scores())}  # one at a time: covariances are large
+        return self._shorter[tensors]
+
+    # ---- the report ----
+
+    def _blocks(self, best: Option, options: list[Option], budget: Budget) -> Blocks:
+        by_tensor = {b.tensor: b for b in self.branches}
+        costs = {q: budget.setting.cost(q) for q in ("macs", "params")}
+        gone = []
+        for tensor in best.tensors:
+            branch, dead = by_tensor[tensor], self._gone_with([tensor])
+            macs, params = (c.total({}) - c.without(dead).total({}) for c in costs.values())
+            gone.append(Block(tensor, branch.reader, branch.nodes, self.losses([tensor]), macs, params))
+        rows = [Foretold(len(o.tensors), o.branches_lose, o.loss if np.isfinite(o.loss) else None) for o in options]
+        return Blocks(gone, len(self.branches), rows, None, dict(self.put_back), self.refused)
