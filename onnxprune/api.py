@@ -11,6 +11,7 @@ import onnx
 
 from onnxprune.budget.targets import Quantity, Target, read_targets
 from onnxprune.calibrate.preprocess import Preprocess
+from onnxprune.depth.replay import Replay
 from onnxprune.errors import PlanError, UsageError, VerificationError
 from onnxprune.groups.classes import Mask
 from onnxprune.groups.group import Groups
@@ -226,7 +227,7 @@ def apply(model: Source, plan: Plan, *, shapes: Mapping[str, Sequence[int]] | No
         PlanError: the plan is for another model, or not legal for this one.
     """
     source = _model(model)
-    prepared, groups, alive = _resolve(source, plan, shapes)
+    prepared, groups, alive, _ = _resolve(source, plan, shapes)
     return apply_alive(prepared.model, groups, alive)
 
 
@@ -255,12 +256,14 @@ def verify(
         VerificationError: ONNX Runtime can't run the source, so that nothing can be said.
     """
     dense, small = _model(source), _model(pruned)
-    prepared, groups, alive = _resolve(dense, plan, shapes)
+    prepared, groups, alive, shorter = _resolve(dense, plan, shapes)
     bound = default_tolerance(groups) if tolerance is None else tolerance
     checker = Checker(prepared, groups, seed, bound, shapes)
     result = checker.verify(small, alive)
+    if shorter is not None:
+        result = shorter.proven(result, seed=seed, tolerance=bound, shapes=shapes)
     if result is None:
-        raise VerificationError(checker.unverified)
+        raise VerificationError(checker.unverified or "ONNX Runtime can't run the source")
     return result
 
 
@@ -307,9 +310,13 @@ def _scorer(source: onnx.ModelProto, data: Data, metric: str | None) -> Scorer:
 
 def _resolve(
     source: onnx.ModelProto, plan: Plan, shapes: Mapping[str, Sequence[int]] | None
-) -> tuple[Prepared, Groups, Mask]:
+) -> tuple[Prepared, Groups, Mask, Replay | None]:
+    """The model that a plan slices, its analysis, what stays, and how it came from the source where blocks went."""
     found = sha256_model(source)
     if found != plan.sha256:
         raise PlanError(f"the plan is for the model with hash {plan.sha256[:12]}..., this one has {found[:12]}...")
     prepared, groups = analysed(source, width=True, shapes=shapes)
-    return prepared, groups, alive_of(plan, groups)
+    shorter = Replay(source, prepared, groups, plan.constants) if plan.constants else None
+    if shorter is not None:
+        prepared, groups = analysed(shorter.model, width=True, shapes=shapes)
+    return prepared, groups, alive_of(plan, groups), shorter

@@ -98,6 +98,10 @@ def prune(
         bool,
         typer.Option("--width", help="Also groups that a statistic runs over (inexact).", rich_help_panel=_CHOICE),
     ] = False,
+    depth: Annotated[
+        bool,
+        typer.Option("--depth", help="A target may drop whole blocks, too; needs --data.", rich_help_panel=_CHOICE),
+    ] = False,
     lossless: Annotated[
         bool,
         typer.Option("--lossless", help="Remove only what provably does nothing.", rich_help_panel=_CHOICE),
@@ -248,6 +252,8 @@ def prune(
         raise UsageError("--target drop is about a metric: give --eval PATH")
     if (threads or batch != 1 or latency_cache) and not timed:
         raise UsageError("--threads, --batch and --latency-cache are about a latency target: give --target latency=N")
+    if depth and (not targets or data is None):
+        raise UsageError("--depth lets a target choose which blocks go, by what samples say: give --target and --data PATH")
     if closest and not targets:
         raise UsageError("--closest is about a target: give --target")
     if samples and data is None and (lossless or reconstruct == "none" or (merge and reconstruct is None)):
@@ -274,6 +280,7 @@ def prune(
         "merge": merge,
         "lossless": lossless,
         "simplify": simplify,
+        "depth": depth,
         "memory": int(memory_budget * (1 << 30)),
         "providers": provider or [],
         "resume": resume,

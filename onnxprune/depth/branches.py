@@ -190,7 +190,11 @@ class _Search:
             if linear is not None:
                 found[linear.node] = linear
                 continue
-            read = [n for n in self.flow.reads(self.flow.producer[name]) if self.depends(n)] if name in self.flow.producer else []
+            read = (
+                [n for n in self.flow.reads(self.flow.producer[name]) if self.depends(n)]
+                if name in self.flow.producer
+                else []
+            )
             if not read:
                 return f"it depends on {name!r} past all linear nodes"
             waiting += [n for n in read if n not in seen]

@@ -1,9 +1,9 @@
 """How many branches go, and how wide the rest stays: one knapsack for each number of branches.
 
 With the first branches of the order gone, their groups and costs are gone too, and the knapsack of widths is solved for
-what is left. What the knapsack foretells is a sum over groups: good to compare widths with each other, but several times less
-than what they lose together, so it is no measure for branches, which are measured together. So is each option then: branches
-and units gone at once, both by what a linear guess keeps of them, on the samples that judge removals. The least loss wins.
+what is left. What the knapsack foretells is a sum over groups: good to compare widths with each other, but several times
+less than what they lose together, so it is no measure for branches. So each option is measured: branches and units gone at
+once, units by what a linear guess keeps of them, on the samples that judge removals. The least loss wins.
 """
 
 from __future__ import annotations
@@ -78,4 +78,3 @@ def options_of(
         if all(n == left[g][-1] for g, n in widths.items()):
             break
     return found
-

@@ -14,7 +14,8 @@ from onnxprune.select.allocate import Choice, Options
 def left_alone(branch: Branch, options: Options, groups: Groups) -> str:
     """Why the options keep a branch; empty where they don't.
 
-    What is ignored stays, and what has a ratio or a floor of its own; with `only`, all linear nodes that go have to be named.
+    What is ignored stays, and what has a ratio or a floor of its own; with `only`, all linear nodes that go have to be
+    named.
     """
     lost = {g.id for g in groups.groups if {w for w, _ in g.members} <= branch.gone}
     names = {*branch.nodes, *branch.weights, *lost}

@@ -2,8 +2,8 @@
 
 Losses of branches do not add up (on the network of `models/resnet.onnx` three that lose 0.05 to 0.22 each lose 0.82
 together), so a loss is always measured for all that are gone by then. What a branch adds to the loss mostly grows as others
-go, so old measurements are bounds, and only the best of them is taken again (lazy greedy). Where a bound is wrong, the order is a
-little worse, and nothing else.
+go, so old measurements are bounds, and only the best of them is taken again (lazy greedy). Where a bound is wrong, the order
+is a little worse, and nothing else.
 
 Source: Minoux 1978, "Accelerated greedy algorithms for maximizing submodular set functions".
 """
@@ -33,7 +33,7 @@ def removal_order(
         together: whether they can go at the same time.
     """
     gone: tuple[str, ...] = ()
-    prices = {t: 0.0 for t in tensors}
+    prices = dict.fromkeys(tensors, 0.0)
     while prices:
         fresh: set[str] = set()
         base, cost = loss(gone), saved(gone)

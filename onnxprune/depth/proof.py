@@ -79,6 +79,13 @@ def prove_removal(
     return max(results, key=lambda r: (not r.passed, r.error)) if results else reason
 
 
+def worse(blocks: Verification | str | None, rest: Verification | None) -> Verification | None:
+    """The worse of two proofs, of blocks that went and of what went besides; None where one of them is missing."""
+    if rest is None or not isinstance(blocks, Verification):
+        return None
+    return max(blocks, rest, key=lambda v: (not v.passed, v.error))
+
+
 def _inputs(
     prepared: Prepared, groups: Groups, sizes: Mapping[str, tuple[int, ...]], seed: int
 ) -> Iterator[dict[str, Array]]:
@@ -139,7 +146,9 @@ def _shifted(
         node.input[:] = [f"{n}_onnxprune_shifted" if n in shifts else n for n in node.input]
         nodes.append(node)
         for name in (n for n in node.output if n in shifts):
-            result.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(shifts[name]), f"{name}_onnxprune_shift"))
+            result.graph.initializer.append(
+                numpy_helper.from_array(np.ascontiguousarray(shifts[name]), f"{name}_onnxprune_shift")
+            )
             nodes.append(helper.make_node("Add", [name, f"{name}_onnxprune_shift"], [f"{name}_onnxprune_shifted"]))
     held = [onnx.NodeProto.FromString(n.SerializeToString()) for n in nodes]
     del result.graph.node[:]

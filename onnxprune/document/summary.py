@@ -152,6 +152,12 @@ def _pruning(models: Models, data: Mapping[str, Any]) -> Iterator[Note]:
     cut_of = f"{len(cut):,} of {plural(len(report['groups']), 'group')}"
     yield Note(f"{own}: {units:,} of {of:,} units in {cut_of} were removed{ranked}.{calibration}")
 
+    blocks = (report.get("blocks") or {}).get("gone", ())
+    if blocks:
+        yield Note(
+            f"{plural(len(blocks), 'block')} went as a whole: {', '.join(b['reader'] for b in blocks)} add constants now."
+        )
+
     found = Evaluated.of(data.get("evaluation"))
     if found is not None:
         yield _accuracy(own, found)

@@ -34,9 +34,7 @@ class Latency:
     unit = "ms"
     tolerance = 0.03
 
-    def __init__(
-        self, table: Table, axes: Axes, comparison: Comparison, timing: Timing, gone: Container[str] = ()
-    ) -> None:
+    def __init__(self, table: Table, axes: Axes, comparison: Comparison, timing: Timing, gone: Container[str] = ()) -> None:
         self.of_table, self.comparison, self._axes, self._timing = table, comparison, axes, timing
         self._pieces = [k for k, work in enumerate(table.works) if work.tensor not in gone]
         self._of_group: dict[str, list[int]] = {}

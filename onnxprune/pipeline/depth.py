@@ -23,9 +23,9 @@ from onnxprune.depth.losses import BranchLosses
 from onnxprune.depth.means import branch_means
 from onnxprune.depth.named import left_alone, named_like, still_there
 from onnxprune.depth.order import removal_order
-from onnxprune.depth.proof import prove_removal
+from onnxprune.depth.proof import prove_removal, worse
 from onnxprune.depth.surgery import without
-from onnxprune.errors import ModelError, UsageError
+from onnxprune.errors import BudgetError, UsageError
 from onnxprune.io.load import model_size, sha256_model
 from onnxprune.pipeline.budget import Budget
 from onnxprune.pipeline.stages import Progress, part
@@ -34,6 +34,7 @@ from onnxprune.proof.oracle import Verification
 from onnxprune.report.blocks import Block, Blocks, Foretold
 from onnxprune.report.layers import layers
 from onnxprune.report.report import Report, count_params, total_macs
+from onnxprune.report.tables import plural
 from onnxprune.select.allocate import Choice, ranked, take
 from onnxprune.select.context import Scores
 from onnxprune.statistics.flow import Flow
@@ -82,6 +83,7 @@ class Shorter:
             targets=[replace(before[q], target=text, before=dense) for q, (text, dense) in costs.items() if q in before],
             layers=[after.get(r.name) or replace(r, macs_after=0, params_after=0) for r in rows],
             blocks=self.blocks,
+            verification=worse(self.blocks.verification, report.verification),
         )
         return model, replace(plan, sha256=sha256_model(source.source), constants=dict(self.constants)), report
 
@@ -103,7 +105,8 @@ class Depth:
         self.pruning, self.scores, self.tell = pruning, scores, tell
         self.branches, self.refused = self._candidates()
         samples = pruning.samples
-        assert samples is not None
+        if samples is None or samples.synthetic:
+            raise UsageError("depth judges blocks by what they do to real samples: give some as data")
         self.means = branch_means(
             pruning.prepared.model,
             self.branches,
@@ -127,7 +130,8 @@ class Depth:
         """
         while True:
             options = self._options(budget)
-            best = min(options, key=lambda o: o.loss)
+            within = [o for o in options if o.widths is not None]
+            best = min(within, key=lambda o: o.loss) if within else options[-1]
             blocks = self._blocks(best, options, budget)
             constants = {t: self.means[t] for t in best.tensors}
             if not constants:
@@ -142,7 +146,10 @@ class Depth:
         inner, scores = self._pruning_of(best.tensors, model)
         inner_budget = inner.budget(scores, budget.absolute())
         inner_budget.closest = budget.closest
-        found = inner.within(inner_budget)
+        try:
+            found = inner.within(inner_budget)
+        except BudgetError as error:
+            raise BudgetError(f"{error}; that is without {plural(len(constants), 'block')}") from error
         left = {t.name for t in model.graph.initializer}
         kept = {t: c for t, c in constants.items() if t in left}
         found.shorter = Shorter(self.pruning, inner, kept, blocks, budget)
@@ -156,8 +163,8 @@ class Depth:
         stay = {b.tensor: why for b in self.all.found if (why := left_alone(b, pruning.options, pruning.groups))}
         found = [b for b in self.all.found if b.tensor not in stay]
         if not found:
-            why = next(iter({**self.all.refused, **stay}.items()), None)
-            example = f"; for example {why[0]!r}: {why[1]}" if why else ": it adds no two activations"
+            first = next(iter({**stay, **self.all.refused}.items()), None)
+            example = f"; for example {first[0]!r}: {first[1]}" if first else ": it adds no two activations of one shape"
             raise UsageError(f"depth: no block of this model can go{example}")
         return found, self.all.refused | stay
 
@@ -197,7 +204,7 @@ class Depth:
         return found
 
     def _loss(self, tensors: Collection[str], choices: Sequence[Choice]) -> float:
-        """Of branches and units that go at once; of the branches alone where removals can't be measured."""
+        """Of branches and units that go at once; infinite where outputs are not finite then."""
         pruning = self.pruning
         assert pruning.samples is not None and pruning.evidence.expected is not None
         if not choices:
@@ -211,7 +218,7 @@ class Depth:
             against=pruning.prepared.model,
             providers=pruning.providers,
         )
-        return found[""][0] if found else self.losses(tensors)
+        return found[""][0] if found else np.inf
 
     def _gone_with(self, tensors: Collection[str]) -> frozenset[str]:
         key = frozenset(tensors)

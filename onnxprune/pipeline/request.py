@@ -58,10 +58,10 @@ class Request:
             raise UsageError("target drop is about a metric: give data to evaluate on")
         if self.closest and not self.target:
             raise UsageError("closest is about a target, and there is none")
-        if self.depth and (not self.target or self.options.ranking != "knapsack" or self.data in (None, "synthetic")):
+        if self.depth and (not self.target or self.options.ranking != "knapsack" or self.data is None):
             raise UsageError(
-                "depth lets the knapsack choose which blocks go: give a target and samples, with a criterion that knows what "
-                "each width loses (obs, fisher), and no other ranking"
+                "depth lets the knapsack choose which blocks go: give a target and samples, with a criterion that knows "
+                "what each width loses (obs, fisher), and no other ranking"
             )
         if self.reconstruct not in (None, *get_args(Mode)):
             raise UsageError(f"reconstruct {self.reconstruct!r} is none of {', '.join(get_args(Mode))}")

@@ -35,8 +35,8 @@ class Plan:
             each equal block of axis 0.
         groups: what was chosen, by group, for people.
         frozen: what can't go and why, for people.
-        constants: summand of a block that goes as a whole -> the constant that takes its place. Initializers are those of the
-            model without these blocks.
+        constants: summand of a block that goes as a whole -> the constant that takes its place. Initializers are those
+            of the model without these blocks.
     """
 
     sha256: str

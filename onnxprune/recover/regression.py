@@ -98,7 +98,9 @@ def added(job: Job, difference: Difference, before: View, after: View) -> Array:
     """What the pruned model adds to an output: a constant that took the place of a branch has one position for all."""
     array, whole = after.get(difference.name), before.shaped(difference.name)
     axes = job.linear.form.made_axes(array.ndim)
-    return np.broadcast_to(array, [own if a in axes else n for a, (own, n) in enumerate(zip(array.shape, whole.shape, strict=True))])
+    return np.broadcast_to(
+        array, [own if a in axes else n for a, (own, n) in enumerate(zip(array.shape, whole.shape, strict=True))]
+    )
 
 
 def _sliced(state: State, name: str, array: Array) -> Array:

@@ -120,9 +120,7 @@ def _normalize(flow: Flow, k: int, chain: Chain) -> bool:
     return True
 
 
-def _combine(
-    flow: Flow, k: int, i: int, chain: Chain, axes: tuple[int, ...], rank: int, branches: Container[str]
-) -> bool:
+def _combine(flow: Flow, k: int, i: int, chain: Chain, axes: tuple[int, ...], rank: int, branches: Container[str]) -> bool:
     node = flow.nodes[k]
     other = node.input[1 - i]
     held = flow.constant(other)

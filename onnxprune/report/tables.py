@@ -81,6 +81,7 @@ def result_notes(report: Report, *, verbose: bool, width: bool) -> list[Note]:
     cut = [g for g in report.groups if g.removed]
     units, of = sum(g.removed for g in cut), sum(g.units for g in cut)
     notes = [Note("removed", f"{units:,} of {of:,} units in {plural(len(cut), 'group')}")] if cut else []
+    notes += block_notes(report, verbose=verbose)
     notes += target_notes(report) + recovery_notes(report) + merge_notes(report)
     notes.append(Note("MACs", f"of one run with {shapes_text(report.shapes)}"))
     notes += frozen_notes(report.frozen, verbose=verbose, width=width)
@@ -116,6 +117,26 @@ def target_notes(report: Report) -> list[Note]:
         tried = "; ".join(f"{t.target} loses {max(t.lost, 0):.3g}" for t in report.trials)
         notes.append(Note("drop", f"at most {allowed:.3g} of the metric in {plural(len(report.trials), 'trial')}: {tried}"))
     return notes
+
+
+def block_notes(report: Report, *, verbose: bool) -> list[Note]:
+    """Which blocks went as a whole, and what that was foretold to lose."""
+    blocks = report.blocks
+    if blocks is None:
+        return []
+    notes = [Note("blocks", f"{len(blocks.gone)} of {plural(blocks.candidates, 'block')} dropped")]
+    for block in blocks.gone:
+        text = (
+            f"{block.reader!r} adds a constant now: {plural(len(block.nodes), 'node')} with weights, {si(block.macs)} MACs"
+        )
+        notes.append(Note("", f"{text}, {si(block.params)} parameters; alone it loses {block.loss:.1%} of the outputs"))
+    told = [f"{f.blocks}: {'out of reach' if f.loss is None else f'{f.loss:.1%}'}" for f in blocks.foretold]
+    notes.append(Note("foretold", f"loss of the outputs before any repair, by blocks dropped: {', '.join(told)}"))
+    for tensor, reason in blocks.put_back.items():
+        text = f"the block that ends in {tensor!r} stays: {reason} (a bug of onnxprune, please report it)"
+        notes.append(Note("put back", text, "bold red"))
+    refused = list(blocks.refused.items())[: None if verbose else 0]
+    return notes + [Note("stays", f"{tensor!r}: {reason}") for tensor, reason in refused]
 
 
 def recovery_notes(report: Report) -> list[Note]:
