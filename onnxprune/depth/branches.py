@@ -23,7 +23,7 @@ import numpy as np
 import onnx
 
 from onnxprune.groups.group import Groups
-from onnxprune.statistics.flow import Flow
+from onnxprune.statistics.flow import Flow, lift
 from onnxprune.statistics.linear import Linear, find_linear
 
 _SUMS = ("Add", "Sub", "Sum")
@@ -108,7 +108,7 @@ def gone_tensors(flow: Flow, tensors: Sequence[str]) -> frozenset[str]:
 
 class _Search:
     def __init__(self, model: onnx.ModelProto, groups: Groups) -> None:
-        self.flow, self.groups = Flow(model), groups
+        self.flow, self.groups = Flow(lift(model)), groups
         self.linear = {x.y: x for x in find_linear(self.flow, groups.trace.shape_of)}
         self.fed = {o: self.inputs([o]) for o in self.flow.outputs}
 

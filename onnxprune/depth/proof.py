@@ -25,7 +25,7 @@ from onnxprune.proof.inputs import random_inputs
 from onnxprune.proof.oracle import SourceError, Verification, compare
 from onnxprune.proof.session import run
 from onnxprune.shapes.dims import assignments
-from onnxprune.statistics.flow import Flow
+from onnxprune.statistics.flow import Flow, lift
 from onnxprune.statistics.linear import find_linear
 
 Array = NDArray[Any]
@@ -102,7 +102,7 @@ def _with_zeros(model: onnx.ModelProto, groups: Groups, branches: Sequence[Branc
     nodes = {n.output[0]: n for n in result.graph.node if n.output}
     wanted = {end for b in branches for end in b.ends}
     replaced: set[str] = set()
-    for linear in find_linear(Flow(model), groups.trace.shape_of):
+    for linear in find_linear(Flow(lift(model)), groups.trace.shape_of):
         if linear.y not in wanted:
             continue
         node = nodes[linear.y]

@@ -37,7 +37,7 @@ from onnxprune.report.report import Report, count_params, total_macs
 from onnxprune.report.tables import plural
 from onnxprune.select.allocate import Choice, ranked, take
 from onnxprune.select.context import Scores
-from onnxprune.statistics.flow import Flow
+from onnxprune.statistics.flow import Flow, lift
 from onnxprune.statistics.removal import removal_effects
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ class Depth:
             progress=part(pruning.tell, pruning.shares["sensitivity"]),
         )
         self.losses = BranchLosses(pruning.prepared.model, self.means, samples, pruning.providers)
-        self.flow = Flow(pruning.prepared.model)
+        self.flow = Flow(lift(pruning.prepared.model))
         self.put_back: dict[str, str] = {}
         self._shorter: dict[tuple[str, ...], tuple[Pruning, Scores]] = {}
         self._gone: dict[frozenset[str], frozenset[str]] = {}

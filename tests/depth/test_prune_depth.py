@@ -1,0 +1,197 @@
+"""Blocks as a choice of a target, on trained models."""
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+
+import onnxprune
+from onnxprune.budget.kinds import Setting
+from onnxprune.calibrate.batch import Batch, Samples
+from onnxprune.depth.branches import find_branches, gone_tensors
+from onnxprune.depth.losses import BranchLosses
+from onnxprune.depth.means import branch_means
+from onnxprune.depth.surgery import without
+from onnxprune.errors import PlanError, UsageError
+from onnxprune.pipeline.stages import analysed
+from onnxprune.plan.plan import parse
+from onnxprune.recover.reconstruct import reconstruct
+from onnxprune.recover.state import State
+from onnxprune.statistics.flow import Flow, lift
+
+VIT = "models/vit_legacy.onnx"
+RESNET = "models/resnet.onnx"
+
+
+@pytest.fixture(scope="module")
+def images():
+    data = np.load("models/fashion_mnist.npz")
+    return ((data["calibration"][:96, None] / 255 - 0.2860) / 0.3530).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def samples(images):
+    batches = [Batch({"image": images[k : k + 32]}, 32) for k in (0, 32, 64)]
+    return Samples(batches, 96, "images", False, None)
+
+
+@pytest.fixture(scope="module")
+def vit(samples):
+    """Analysis, branches and means of the transformer."""
+    prepared, groups = analysed(onnx.load(VIT), width=False, shapes=None)
+    found = find_branches(prepared.model, groups).found
+    return prepared, groups, found, branch_means(prepared.model, found, samples)
+
+
+@pytest.fixture(scope="module")
+def pruned(images):
+    """A target that the knapsack meets with blocks."""
+    return onnxprune.prune(VIT, target={"macs": 0.2}, data=[{"image": images}], depth=True)
+
+
+def output(model, image):
+    session = ort.InferenceSession(model if isinstance(model, str) else model.SerializeToString())
+    return session.run(None, {"image": image})[0]
+
+
+def test_blocks_go_where_that_is_foretold_to_lose_less(pruned):
+    report = pruned.report
+    blocks = report.blocks
+    assert blocks.candidates == 8 and blocks.gone
+    told = {f.blocks: f.loss for f in blocks.foretold}
+    assert told[len(blocks.gone)] == min(told.values()) < told[0]
+    assert report.macs_after / report.macs_before <= 0.2
+    assert report.targets[0].before == report.macs_before and report.targets[0].target == "macs=0.2"
+    assert report.verification.passed and blocks.verification.passed
+    gone = {n for b in blocks.gone for n in b.nodes}
+    assert not gone & {n.name for n in pruned.model.graph.node}
+    assert {row.name for row in report.layers if not row.macs_after} >= gone
+    assert sum(row.macs_after for row in report.layers) == report.macs_after
+    assert sum(row.macs_before for row in report.layers) == report.macs_before
+    onnx.checker.check_model(pruned.model, full_check=True)
+
+
+def test_nothing_changes_where_no_block_pays(images):
+    """With blocks as a choice that is not taken, the model is the same to the last bit."""
+    results = [
+        onnxprune.prune(RESNET, target={"macs": 0.7}, data=[{"image": images}], reconstruct="bias", criterion="obs", depth=d)
+        for d in (False, True)
+    ]
+    assert results[1].report.blocks.gone == [] and results[1].report.blocks.candidates == 8
+    assert results[0].model.SerializeToString() == results[1].model.SerializeToString()
+
+
+def test_the_plan_replays_and_proves_the_removal(pruned):
+    plan = parse(pruned.plan.to_dict())
+    again = onnxprune.apply(VIT, plan)
+    assert {t.name: tuple(t.dims) for t in again.graph.initializer} == {
+        t.name: tuple(t.dims) for t in pruned.model.graph.initializer
+    }
+    assert onnxprune.verify(VIT, again, plan).passed
+    assert onnxprune.verify(VIT, pruned.model, plan).passed
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda blocks, name: blocks.update({"/Add_output_0": blocks[name]}), "can't go"),
+        (lambda blocks, name: blocks[name].update(shape=[64, 1, 1]), "has to be float32 of shape"),
+        (lambda blocks, name: blocks[name]["values"].pop(), "do not have the shape"),
+        (lambda blocks, name: blocks[name].update(type="float64"), "has to be float32"),
+        (lambda blocks, name: blocks.pop(name), "would"),
+    ],
+)
+def test_an_edited_plan_is_refused(pruned, change, reason):
+    data = pruned.plan.to_dict()
+    data["blocks"] = {n: dict(e, values=list(e["values"])) for n, e in data["blocks"].items()}
+    change(data["blocks"], next(iter(data["blocks"])))
+    if reason == "would":  # a whole block instead of a constant: the slices are legal, the pruned model is another one
+        assert not onnxprune.verify(VIT, pruned.model, parse(data)).passed
+        return
+    with pytest.raises(PlanError, match=reason):
+        onnxprune.apply(VIT, parse(data))
+
+
+def test_losses_are_those_of_the_model_without_the_blocks(vit, images, samples):
+    """Gates in one session say the same as surgery."""
+    prepared, _, found, means = vit
+    losses = BranchLosses(prepared.model, means, samples)
+    gone = [found[3].tensor, found[5].tensor]
+    cut = without(prepared.model, {t: means[t] for t in gone})
+    rows = sorted(range(96), key=lambda k: __import__("zlib").crc32(images[k].tobytes()))[:32]
+    dense, after = (output(m, images[rows]) for m in (prepared.model, cut))
+    assert losses(gone) == pytest.approx(((dense - after) ** 2).sum() / (dense**2).sum(), rel=1e-3)
+
+
+def test_means_are_of_the_summand(vit, images):
+    prepared, _, found, means = vit
+    probe = onnx.ModelProto()
+    probe.CopyFrom(prepared.model)
+    probe.graph.output.append(onnx.helper.make_empty_tensor_value_info(found[0].tensor))
+    session = ort.InferenceSession(probe.SerializeToString())
+    given = session.run([found[0].tensor], {"image": images})[0]
+    np.testing.assert_allclose(means[found[0].tensor], given.mean(axis=(0, 1), keepdims=True), atol=1e-5)
+
+
+@pytest.mark.parametrize("quantity", ["macs", "params", "memory"])
+def test_costs_without_a_block_are_those_of_the_shorter_model(vit, quantity):
+    prepared, groups, found, means = vit
+    tensor = found[4].tensor
+    gone = gone_tensors(Flow(lift(prepared.model)), [tensor])
+    whole = Setting(prepared.model, prepared, groups, []).cost(quantity)
+    short, inner = analysed(without(prepared.model, {tensor: means[tensor]}), width=False, shapes=None)
+    exact = Setting(short.model, short, inner, []).cost(quantity).total({})
+    told = whole.without(gone).total({})
+    assert told < whole.total({}) or quantity == "memory"
+    assert exact <= told + means[tensor].size if quantity == "memory" else exact == told + (quantity == "params") * 64
+
+
+def test_a_neighbour_makes_up_for_a_block(vit, samples, monkeypatch):
+    """The node before takes over the best linear guess of what the block did: without that the error is larger."""
+    prepared, _, found, means = vit
+    tensor = found[7].tensor  # the last block: nothing that is linear in the width reads it
+    short, groups = analysed(without(prepared.model, {tensor: means[tensor]}), width=False, shapes=None)
+    alive = np.ones(len(groups.classes.of_label), np.bool_)
+
+    def error(fit: bool) -> tuple[float, set[str]]:
+        if not fit:
+            monkeypatch.setattr(State, "branches", frozenset())
+        fitted = reconstruct(prepared, groups, alive, short.model, samples)
+        image = samples.batches[0].feeds["image"]
+        dense, after = (output(m, image) for m in (prepared.model, fitted.model))
+        return float(((dense - after) ** 2).sum() / (dense**2).sum()), {f.node for f in fitted.fits if f.kind == "lsq"}
+
+    with_guess, nodes = error(True)
+    without_guess, _ = error(False)
+    assert found[6].nodes[-1] in nodes
+    assert with_guess < 0.9 * without_guess
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"ratio": 0.5}, "depth lets the knapsack choose"),
+        ({"target": {"macs": 0.5}, "ranking": "local"}, "depth lets the knapsack choose"),
+        ({"target": {"macs": 0.5}, "data": "synthetic", "samples": 8}, "real samples"),
+    ],
+)
+def test_wrong_calls(images, options, reason):
+    with pytest.raises(UsageError, match=reason):
+        onnxprune.prune(VIT, **{"data": [{"image": images[:16]}], **options}, depth=True)
+
+
+def test_a_model_without_blocks_is_an_error(images):
+    with pytest.raises(UsageError, match="no block of this model can go"):
+        onnxprune.prune("models/unet.onnx", target={"macs": 0.5}, data=[{"image": images[:16]}], depth=True)
+
+
+def test_what_is_ignored_stays(images):
+    """Only blocks that no option speaks of can go, and ids of groups are those of the source."""
+    options = {"target": {"macs": 0.2}, "data": [{"image": images[:64]}], "depth": True, "reconstruct": "bias"}
+    result = onnxprune.prune(VIT, ignore=["*blocks.1*"], criterion="obs", **options)
+    assert all("blocks.1" not in n for b in result.report.blocks.gone for n in b.nodes)
+    assert result.report.blocks.gone and result.report.blocks.candidates == 6
+    members = {g.id: set(g.members) for g in onnxprune.analyze(VIT).groups}
+    for group in result.report.groups:
+        shared = {m for m in group.members if m[0] not in result.plan.constants}
+        assert shared and shared <= members[group.id]
