@@ -131,6 +131,8 @@ class Depth:
         while True:
             options = self._options(budget)
             within = [o for o in options if o.widths is not None]
+            if not within and not budget.closest:
+                raise BudgetError(self._why_not(budget, options[-1]))
             best = min(within, key=lambda o: o.loss) if within else options[-1]
             blocks = self._blocks(best, options, budget)
             constants = {t: self.means[t] for t in best.tensors}
@@ -146,10 +148,7 @@ class Depth:
         inner, scores = self._pruning_of(best.tensors, model)
         inner_budget = inner.budget(scores, budget.absolute())
         inner_budget.closest = budget.closest
-        try:
-            found = inner.within(inner_budget)
-        except BudgetError as error:
-            raise BudgetError(f"{error}; that is without {plural(len(constants), 'block')}") from error
+        found = inner.within(inner_budget)
         left = {t.name for t in model.graph.initializer}
         kept = {t: c for t, c in constants.items() if t in left}
         found.shorter = Shorter(self.pruning, inner, kept, blocks, budget)
@@ -202,6 +201,17 @@ class Depth:
         )
         self.pruning.clock("blocks")
         return found
+
+    def _why_not(self, budget: Budget, last: Option) -> str:
+        """Which target is missed most with all blocks gone that can go, and all units."""
+        choices = ranked(self.pruning.groups, self.pruning.options, self.scores)
+        least = {g: int(own[0]) for g, own in levels_of(choices, budget.options).items()}
+        worst = max(budget.limits(self._gone_with(last.tensors)), key=lambda limit: limit.share(least))
+        whole = budget.setting.cost(worst.cost.name).total({})
+        return (
+            f"target {worst.target} can't be met: without {plural(len(last.tensors), 'block')}, and with all units gone that "
+            f"these options let go, {worst.cost.total(least) / whole:.1%} of {worst.cost.name} stay"
+        )
 
     def _loss(self, tensors: Collection[str], choices: Sequence[Choice]) -> float:
         """Of branches and units that go at once; infinite where outputs are not finite then."""

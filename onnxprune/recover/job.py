@@ -62,7 +62,7 @@ def job_of(state: State, linear: Linear, pending: Sequence[Step]) -> Job | str:
     kept = kept_places(value, axes, state.alive)
     if isinstance(kept, str):
         return kept
-    chain = follow(flow, linear, axes, value.rank, old.shape[0] * old.shape[2], state.branches)
+    chain = follow(flow, linear, axes, value.rank, old.shape[0] * old.shape[2])
     bias = None
     if chain.slot is not None:
         held = state.weight(chain.slot.tensor)
@@ -102,7 +102,7 @@ def _settled(state: State, name: str, linear: Linear, pending: Sequence[Step]) -
     """A summand that will not change any more and has the output's shape."""
     flow = state.pruned.flow
     behind = flow.ancestors([name])
-    value, own = state.values.get(name), state.values[linear.y]
-    same = value is not None and (value.rank == own.rank if name in state.branches else value.shape == own.shape)
+    shape, own = state.values.get(name), state.values[linear.y]
+    same = shape is not None and shape.shape == own.shape
     waiting = {p.node for p in pending} | (state.repairs.nodes if state.repairs else set())
     return same and not waiting & behind

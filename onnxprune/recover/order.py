@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
-
-from onnx import numpy_helper
-
-from onnxprune.recover.target import follow
 from onnxprune.statistics.flow import Flow
 from onnxprune.statistics.linear import Declined, Linear, ShapeOf, find_declined, find_linear
 from onnxprune.statistics.recurrent import GATES, Recurrent, find_recurrent
@@ -24,12 +19,11 @@ def steps(flow: Flow, shape_of: ShapeOf) -> list[Step]:
 def steps_behind(flow: Flow, source: Flow, shape_of: ShapeOf) -> list[Step]:
     """Nodes of the pruned model whose input is not what it was in the source, or whose hidden units went.
 
-    Nodes that can make up for a branch that went do too, and those that read a weight of one of them.
+    Nodes that read a weight of one of them go along.
     """
     changed = {
         n for n, t in flow.initializers.items() if n not in source.initializers or t.dims != source.initializers[n].dims
     }
-    branches = changed & source.producer.keys()
     dirty: set[str] = set()
     for k, node in enumerate(flow.nodes):
         if any(n in changed or n in dirty for n in flow.reads(k)):
@@ -39,19 +33,7 @@ def steps_behind(flow: Flow, source: Flow, shape_of: ShapeOf) -> list[Step]:
         x
         for x in every
         if x.x in dirty
-        or (isinstance(x, Linear) and _beside(flow, x, shape_of, branches))
         or (flow.nodes[x.node].op_type in GATES and any(n in changed or n in dirty for n in flow.nodes[x.node].input[1:3]))
     ]
     nodes, weights = {x.node for x in behind}, {x.weight for x in behind if isinstance(x, Linear)}
     return [x for x in every if x.node in nodes or (isinstance(x, Linear) and x.weight in weights)]
-
-
-def _beside(flow: Flow, linear: Linear, shape_of: ShapeOf, branches: Set[str]) -> bool:
-    """A constant that took the place of a branch is added to its output, with nothing in between that mixes channels."""
-    shape = shape_of(linear.y)
-    if not branches or shape is None:
-        return False
-    matrix = linear.matrix(numpy_helper.to_array(flow.initializers[linear.weight]))
-    outputs = matrix.shape[0] * matrix.shape[2]
-    chain = follow(flow, linear, linear.form.made_axes(len(shape)), len(shape), outputs, branches)
-    return any(name in branches for name, _ in chain.sums)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,13 +16,10 @@ from onnxprune.recover.rows import Rows, sides
 from onnxprune.recover.state import State
 from onnxprune.statistics.accumulate import pieces
 from onnxprune.statistics.channels import positions_of_each, spread
-from onnxprune.statistics.device import DeviceMoments, Target, can_be_in_graph, on_device
+from onnxprune.statistics.device import DeviceMoments, Target, can_be_in_graph
 from onnxprune.statistics.forms import Form, some
 from onnxprune.statistics.moments import Moments
 from onnxprune.statistics.stream import View
-
-if TYPE_CHECKING:
-    import onnxruntime as ort
 
 Array = NDArray[Any]
 
@@ -89,18 +86,9 @@ def target_of(
 
     result = outputs(before.get(job.linear.y), job.kept)
     for d in differences:
-        lost = outputs(before.get(d.name), d.kept).astype(np.float64) - outputs(added(job, d, before, after), None)
+        lost = outputs(before.get(d.name), d.kept).astype(np.float64) - outputs(after.get(d.name), None)
         result = result + lost * d.inverse
     return result.reshape(*result.shape[:2], len(job.old), -1)
-
-
-def added(job: Job, difference: Difference, before: View, after: View) -> Array:
-    """What the pruned model adds to an output: a constant that took the place of a branch has one position for all."""
-    array, whole = after.get(difference.name), before.shaped(difference.name)
-    axes = job.linear.form.made_axes(array.ndim)
-    return np.broadcast_to(
-        array, [own if a in axes else n for a, (own, n) in enumerate(zip(array.shape, whole.shape, strict=True))]
-    )
 
 
 def _sliced(state: State, name: str, array: Array) -> Array:
@@ -108,14 +96,6 @@ def _sliced(state: State, name: str, array: Array) -> Array:
     for axis, kept in (kept_slices(state.values[name], state.alive) or {}).items():
         array = np.take(array, kept, axis=axis)
     return array
-
-
-def _added_on_device(state: State, job: Job, difference: Difference, before: View, after: View) -> ort.OrtValue:
-    """The same where the model runs."""
-    if difference.name not in state.branches:
-        return after.value(difference.name)
-    array = np.ascontiguousarray(added(job, difference, before, after))
-    return on_device(array, state.pruned.providers.device)
 
 
 def _on_device(state: State, jobs: list[Job], limit: int) -> tuple[Moments, Moments]:
@@ -136,9 +116,7 @@ def _on_device(state: State, jobs: list[Job], limit: int) -> tuple[Moments, Mome
             found = DeviceMoments(form, shape, targets, 2, state.pruned.providers)
         others = []
         for j, own in parts:
-            others.append(before.value(j.linear.y))
-            for d in own:
-                others += [before.value(d.name), _added_on_device(state, j, d, before, after)]
+            others += [before.value(j.linear.y), *[v.value(d.name) for d in own for v in (before, after)]]
         chosen = spread(form.positions(target), limit)
         found.add(after.value(x), others, chosen, [*sides(state, before, target, chosen, form)])
     train, held = found.total if found is not None else [Moments.empty(*shape) for _ in range(2)]

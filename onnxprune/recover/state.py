@@ -64,11 +64,6 @@ class State:
         """For each batch which of its samples judge."""
         return [held_out(batch) for batch in self.samples.batches]
 
-    @cached_property
-    def branches(self) -> frozenset[str]:
-        """Constants that took the place of branches of the source: see `onnxprune.depth`."""
-        return frozenset(self.pruned.flow.initializers.keys() & self.dense.flow.producer.keys())
-
     def weight(self, name: str) -> Array:
         """A stored tensor as it is by now."""
         changed = self.pruned.weights.get(name)

@@ -4,14 +4,10 @@ From the output on, operators that act on each channel alone are followed: a bia
 the Add of a residual. What they add tells where a new bias can go; a residual tells what the output should make up for:
 
     a * y + s = a * y_dense + s_dense      so      y = y_dense + (s_dense - s) / a
-
-That holds where s is a constant that took the place of a branch, too (`onnxprune.depth`): then the best linear guess of what
-the branch did goes into this node.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -63,9 +59,7 @@ class Chain:
     nodes: list[int] = field(default_factory=list)
 
 
-def follow(
-    flow: Flow, linear: Linear, axes: int | tuple[int, ...], rank: int, outputs: int, branches: Container[str] = ()
-) -> Chain:
+def follow(flow: Flow, linear: Linear, axes: int | tuple[int, ...], rank: int, outputs: int) -> Chain:
     """Follows the output of a linear node.
 
     Args:
@@ -74,7 +68,6 @@ def follow(
         axes: the axis or axes of its output that channels lie on, in the order of its weight's outputs.
         rank: of its output.
         outputs: M, its channels.
-        branches: constants that are activations in the source.
     """
     axes = (axes,) if isinstance(axes, int) else axes
     chain = Chain(_own_slot(flow, linear, outputs), np.ones(outputs))
@@ -86,7 +79,7 @@ def follow(
             if node.op_type == "BatchNormalization" and not _normalize(flow, k, chain):
                 break
         elif node.op_type in ("Add", "Sub", "Mul") and i >= 0 and (i == 0 or node.op_type != "Sub"):
-            if not _combine(flow, k, i, chain, axes, rank, branches):
+            if not _combine(flow, k, i, chain, axes, rank):
                 break
         else:
             break
@@ -120,7 +113,7 @@ def _normalize(flow: Flow, k: int, chain: Chain) -> bool:
     return True
 
 
-def _combine(flow: Flow, k: int, i: int, chain: Chain, axes: tuple[int, ...], rank: int, branches: Container[str]) -> bool:
+def _combine(flow: Flow, k: int, i: int, chain: Chain, axes: tuple[int, ...], rank: int) -> bool:
     node = flow.nodes[k]
     other = node.input[1 - i]
     held = flow.constant(other)
@@ -129,8 +122,6 @@ def _combine(flow: Flow, k: int, i: int, chain: Chain, axes: tuple[int, ...], ra
             return False
         chain.sums.append((other, chain.factor * (-1 if node.op_type == "Sub" else 1)))
         return True
-    if other in branches and node.op_type != "Mul":
-        chain.sums.append((other, chain.factor * (-1 if node.op_type == "Sub" else 1)))
     if held.size > 1 and not _per_channel(held.shape, axes, rank, chain.factor.size):
         return node.op_type != "Mul" and held.ndim <= rank  # a constant that differs by position: added to both alike
     if node.op_type == "Mul":

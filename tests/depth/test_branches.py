@@ -82,7 +82,7 @@ REFUSED = {
         "r",
         "something else needs",
     ),
-    "the input itself": ("i = Relu (x) s0 = Conv (i, w0b) s = Add (s0, x1)", "x1", "past all linear nodes"),
+    "the input itself": ("s0 = Conv (z, w3) s = Add (s0, x1)", "x1", "past all linear nodes"),
     "nothing else is left": ("s = Add (c, r)", "c", "would not depend on input 'x'"),
 }
 
@@ -90,8 +90,8 @@ REFUSED = {
 def refused(name: str) -> onnx.ModelProto:
     middle, _, _ = REFUSED[name]
     if name == "the input itself":
-        body = "(float[N, 8, 8, 8] x) => (float[N, 4] y) { x1 = Relu (x)"
-        return model("s0 = Conv (x1, w3) s = Add (s0, x1)", body)
+        body = "(float[N, 8, 8, 8] x, float[N, 8, 8, 8] z) => (float[N, 4] y) { x1 = Relu (x)"
+        return model(middle, body)
     if name == "nothing else is left":
         body = "(float[N, 3, 8, 8] x, float[N, 8, 8, 8] z) => (float[N, 4] y) { r = Relu (z) c = Conv <pads = [1, 1, 1, 1]> (x, w0)"
         return model(middle, body)
