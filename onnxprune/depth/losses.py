@@ -13,7 +13,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
-from onnxprune.calibrate.batch import Batch, Samples
+from onnxprune.calibrate.batch import Batch, Samples, splits
 from onnxprune.errors import ModelError
 from onnxprune.proof.session import first_line, open_session
 from onnxprune.statistics.flow import lift
@@ -27,7 +27,7 @@ Array = NDArray[Any]
 class BranchLosses:
     """Relative squared error of the outputs without some branches, the mean over float outputs.
 
-    At most `SAMPLES` samples are looked at; which ones follows from their content.
+    At most `SAMPLES` samples are looked at: those that judge removals of units (`onnxprune.statistics.removal`).
 
     Args:
         model: the model.
@@ -46,7 +46,7 @@ class BranchLosses:
         self.outputs = [o.name for o in model.graph.output]
         self.runs = 0
         self._known: dict[frozenset[str], float] = {frozenset(): 0.0}
-        self._batches = [(batch, rows) for batch, rows in chosen(model, samples, SAMPLES)]
+        self._batches = [(batch, rows) for batch, rows in chosen(model, samples, SAMPLES, held=splits(samples))]
         try:
             gated = _with_gates(lift(model), constants)
             self.session, self._weights = open_session(gated, optimize=True, often=True, providers=providers)

@@ -209,8 +209,8 @@ class Depth:
         worst = max(budget.limits(self._gone_with(last.tensors)), key=lambda limit: limit.share(least))
         whole = budget.setting.cost(worst.cost.name).total({})
         return (
-            f"target {worst.target} can't be met: without {plural(len(last.tensors), 'block')}, and with all units gone that "
-            f"these options let go, {worst.cost.total(least) / whole:.1%} of {worst.cost.name} stay"
+            f"target {worst.target} can't be met: without {plural(len(last.tensors), 'block')}, and with all units gone "
+            f"that these options let go, {worst.cost.total(least) / whole:.1%} of {worst.cost.name} stay"
         )
 
     def _loss(self, tensors: Collection[str], choices: Sequence[Choice]) -> float:

@@ -1,7 +1,5 @@
 """Blocks as a choice of a target, on trained models."""
 
-import zlib
-
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -9,7 +7,7 @@ import pytest
 
 import onnxprune
 from onnxprune.budget.kinds import Setting
-from onnxprune.calibrate.batch import Batch, Samples
+from onnxprune.calibrate.batch import Batch, Samples, splits
 from onnxprune.depth.branches import find_branches, gone_tensors
 from onnxprune.depth.losses import BranchLosses
 from onnxprune.depth.means import branch_means
@@ -19,6 +17,8 @@ from onnxprune.pipeline.stages import analysed
 from onnxprune.plan.plan import parse
 from onnxprune.recover.reconstruct import reconstruct
 from onnxprune.statistics.flow import Flow, lift
+from onnxprune.statistics.removal import SAMPLES
+from onnxprune.statistics.sensitivity import chosen
 
 VIT = "models/vit_legacy.onnx"
 RESNET = "models/resnet.onnx"
@@ -113,14 +113,14 @@ def test_an_edited_plan_is_refused(pruned, change, reason):
         onnxprune.apply(VIT, parse(data))
 
 
-def test_losses_are_those_of_the_model_without_the_blocks(vit, images, samples):
+def test_losses_are_those_of_the_model_without_the_blocks(vit, samples):
     """Gates in one session say the same as surgery."""
     prepared, _, found, means = vit
     losses = BranchLosses(prepared.model, means, samples)
     gone = [found[3].tensor, found[5].tensor]
     cut = without(prepared.model, {t: means[t] for t in gone})
-    rows = sorted(range(96), key=lambda k: zlib.crc32(images[k].tobytes()))[:32]
-    dense, after = (output(m, images[rows]) for m in (prepared.model, cut))
+    judged = [b.feeds["image"][rows] for b, rows in chosen(prepared.model, samples, SAMPLES, held=splits(samples))]
+    dense, after = (output(m, np.concatenate(judged)) for m in (prepared.model, cut))
     assert losses(gone) == pytest.approx(((dense - after) ** 2).sum() / (dense**2).sum(), rel=1e-3)
 
 
