@@ -14,7 +14,8 @@ from onnxprune.calibrate.preprocess import Preprocess
 from onnxprune.errors import PlanError, UsageError, VerificationError
 from onnxprune.groups.classes import Mask
 from onnxprune.groups.group import Groups
-from onnxprune.io.load import load_model, sha256_model
+from onnxprune.io.load import load_model
+from onnxprune.io.structure import sha256_model
 from onnxprune.latency.timing import Timing
 from onnxprune.metrics.data import EvalData, load_data
 from onnxprune.metrics.score import Score

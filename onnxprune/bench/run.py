@@ -34,7 +34,8 @@ from onnxprune.bench.statistics import Speedup, interval, speedup
 from onnxprune.bench.timing import Effort, Times, interleave
 from onnxprune.bench.worker import Order
 from onnxprune.errors import UsageError
-from onnxprune.io.load import load_model, model_size, sha256_model
+from onnxprune.io.load import load_model
+from onnxprune.io.structure import model_size, sha256_model
 from onnxprune.statistics.providers import CPU, Providers, load_libraries
 
 Progress = Callable[[str, float], None]

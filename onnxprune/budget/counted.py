@@ -21,7 +21,7 @@ from onnxprune.budget.axes import Axes, Axis, Shape, sizes, touched
 from onnxprune.budget.costs import Floats, Levels, Widths
 from onnxprune.groups.classes import Mask
 from onnxprune.groups.group import Groups
-from onnxprune.io.load import model_size
+from onnxprune.io.structure import model_size
 from onnxprune.io.surgeon import import_graph
 from onnxprune.profiling.macs import node_macs
 from onnxprune.profiling.rounds import rounds

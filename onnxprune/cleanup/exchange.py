@@ -21,7 +21,8 @@ import onnx_ir as ir
 from onnx import ModelProto, ValueInfoProto, helper
 
 from onnxprune.cleanup.work import DECLARED, all_values
-from onnxprune.io.load import copy_structure, nested_graphs
+from onnxprune.io.structure import copy_structure
+from onnxprune.io.walk import nested_graphs
 
 _READ = 1 << 16  # bytes; smaller payloads of external files are read at once, and their file is closed
 

@@ -12,7 +12,7 @@ import sympy
 from onnxprune.cleanup.symbol_rules import propagate
 from onnxprune.cleanup.symbols import as_int
 from onnxprune.cleanup.work import Work, all_values
-from onnxprune.io.load import nested_graphs
+from onnxprune.io.walk import nested_graphs
 
 _MOST_SWEEPS = 8
 _SMALL = 1024  # bytes; larger constants can't be a shape

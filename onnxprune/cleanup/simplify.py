@@ -19,7 +19,10 @@ from onnxprune.cleanup.result import PassRecord, SimplifyReport, SimplifyResult,
 from onnxprune.cleanup.verify import verify_same
 from onnxprune.cleanup.work import Options, Work
 from onnxprune.errors import UsageError, VerificationError
-from onnxprune.io.load import complaint, load_in_place, model_size, tensors
+from onnxprune.io.check import complaint
+from onnxprune.io.load import load_in_place
+from onnxprune.io.structure import model_size
+from onnxprune.io.walk import tensors
 
 Source: TypeAlias = str | os.PathLike[str] | ModelProto
 Progress: TypeAlias = Callable[[str, float], None]

@@ -40,7 +40,8 @@ from onnx_graphsurgeon.ir.tensor import LazyValues, SparseValues
 from onnx_graphsurgeon.logger import G_LOGGER
 
 from onnxprune.errors import ModelError
-from onnxprune.io.load import copy_fields, nested_graphs
+from onnxprune.io.structure import copy_fields
+from onnxprune.io.walk import nested_graphs
 
 Array: TypeAlias = NDArray[Any]
 Dim: TypeAlias = int | str | None

@@ -17,8 +17,8 @@ from onnxprune.calibrate.rebatch import rebatch
 from onnxprune.errors import ModelError, NothingToPruneError
 from onnxprune.groups.classes import Mask
 from onnxprune.io.journal import Journal
-from onnxprune.io.load import model_size, sha256_model
 from onnxprune.io.share import share_initializers
+from onnxprune.io.structure import model_size, sha256_model
 from onnxprune.io.surgeon import import_graph
 from onnxprune.lossless.find import edited, find_lossless, verify_lossless
 from onnxprune.pipeline.attempt import Attempt, Repair, nothing

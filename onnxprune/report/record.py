@@ -31,7 +31,7 @@ def record(
     """
     import onnxprune
     from onnxprune.bench.environment import environment
-    from onnxprune.io.load import sha256_model
+    from onnxprune.io.structure import sha256_model
 
     return {
         "format": FORMAT,

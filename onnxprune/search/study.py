@@ -16,7 +16,7 @@ from onnxprune.budget.levels import levels_of
 from onnxprune.budget.targets import Target
 from onnxprune.errors import NothingToPruneError, UsageError
 from onnxprune.io.journal import digest
-from onnxprune.io.load import sha256_model
+from onnxprune.io.structure import sha256_model
 from onnxprune.metrics.data import EvalData
 from onnxprune.pipeline.attempt import nothing
 from onnxprune.pipeline.budget import Budget
