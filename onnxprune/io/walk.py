@@ -1,4 +1,4 @@
-"""Every graph and every tensor of a model, wherever they are nested."""
+"""What a model holds, however deep it is nested: graphs, tensors, names."""
 
 from collections.abc import Iterable, Iterator
 
@@ -68,3 +68,23 @@ def _sparse_parts(sparse: Iterable[SparseTensorProto]) -> Iterator[TensorProto]:
     for tensor in sparse:
         yield tensor.values
         yield tensor.indices
+
+
+def defined_names(graph: GraphProto) -> set[str]:
+    """Names of the values that a graph itself defines: inputs, initializers, outputs of its nodes."""
+    names = {value.name for value in graph.input}
+    names.update(tensor.name for tensor in graph.initializer)
+    names.update(sparse.values.name for sparse in graph.sparse_initializer)
+    for node in graph.node:
+        names.update(node.output)
+    return names
+
+
+def used_names(graph: GraphProto) -> set[str]:
+    """Names that nodes, subgraphs or outputs read; too many where a subgraph reuses a name, which does no harm."""
+    used: set[str] = set()
+    for each in nested_graphs(graph):
+        used.update(value.name for value in each.output)
+        for node in each.node:
+            used.update(node.input)
+    return used
