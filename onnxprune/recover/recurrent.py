@@ -18,17 +18,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol, get_args
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import numpy_helper
 from scipy.special import expit
 
-from onnxprune.calibrate.batch import Batch, Samples, batch_size
+from onnxprune.calibrate.batch import Batch, batch_size
 from onnxprune.groups.classes import Mask
-from onnxprune.groups.group import Groups
 from onnxprune.recover.fit import Fit
+from onnxprune.recover.run import Run
 from onnxprune.recover.solve import Mode, solve
 from onnxprune.statistics.channels import judging, positions_of_each, spread
 from onnxprune.statistics.moments import Moments
@@ -38,21 +38,6 @@ from onnxprune.statistics.stream import Stream
 Array = NDArray[Any]
 LARGEST = 4608  # inputs and hidden units
 _ROUNDS = 5
-
-
-class Run(Protocol):
-    """What a reconstruction hands on: both models in mid-run."""
-
-    groups: Groups
-    alive: Mask
-    samples: Samples
-    mode: Mode
-    dense: Stream
-    pruned: Stream
-
-    @property
-    def judges(self) -> list[NDArray[np.bool_]]:
-        """For each batch which of its samples judge."""
 
 
 @dataclass(frozen=True)
