@@ -198,13 +198,12 @@ def _moments(run: Run, side: Side, wiring: Wiring, centred: bool) -> tuple[Momen
         x = in_order(side.linear, pruned.get(side.linear.x), wanted.shape[:2], turned=wiring.turned, x=True)
         if x is None:
             return None
-        limit = positions_of_each(x.shape[2], run.samples)
-        chosen = spread(x.shape[1], limit)
+        chosen = spread(x.shape[1], positions_of_each(x.shape[2], run.samples))
         both = sides(run, pruned, x, chosen, form)
         pair = [a[:, chosen].reshape(len(a), len(chosen), 1, -1).astype(np.float64) for a in (x, wanted)]
         if centred:
             pair = [_about_mean(a, both[0] | both[1]) for a in pair]
-        rows = rows or Rows(pair[0].shape[3], pair[1].shape[3], limit * run.samples.count)
+        rows = rows or Rows(pair[0].shape[3], pair[1].shape[3])
         rows.add(pair[0], pair[1], both, whole=True)
     return None if rows is None else rows.result()
 

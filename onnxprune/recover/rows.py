@@ -23,12 +23,12 @@ class Rows:
     Args:
         k: K.
         m: M.
-        expected: rows that will come in all.
+        expected: rows that will come in pieces, all in all.
         groups: G.
         name: of the tensor that the rows are of, for errors.
     """
 
-    def __init__(self, k: int, m: int, expected: int, groups: int = 1, name: str = "") -> None:
+    def __init__(self, k: int, m: int, expected: int = 0, groups: int = 1, name: str = "") -> None:
         self.train, self.held = (Accumulator(groups, k, m, expected, name) for _ in range(2))
 
     def add(self, rows: Array, wanted: Array, sides: NDArray[np.bool_], *, whole: bool = False) -> None:

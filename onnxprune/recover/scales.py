@@ -213,7 +213,7 @@ def moments_of(run: Run, scale: Scale) -> tuple[Moments, Moments]:
     form = Dense(scale.axis, False)
     channels = len(kept) if kept is not None else run.values[scale.y].sizes[scale.axis]
     limit = positions_of_each(channels, run.samples)
-    rows = Rows(1, 1, limit * run.samples.count, channels)
+    rows = Rows(1, 1, groups=channels)
     for dense, pruned in run.computed():
         before, after = dense.get(scale.y), pruned.get(scale.y)
         before = before if kept is None else np.take(before, kept, axis=scale.axis)
