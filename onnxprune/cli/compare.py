@@ -156,7 +156,9 @@ def compare(
     }
     found = _run(screen, first, second, data, preprocess, plan, options)
     if json:
-        screen.document(found.to_dict())
+        from onnxprune.report.provenance import provenance
+
+        screen.document({**provenance(), **found.to_dict()})
     else:
         _show(screen, found)
     if not found.passed:

@@ -226,8 +226,11 @@ def _searched(
 
 def _details(given: study.Given, opened: study.Opened, family: Any, candidates: int) -> dict[str, Any]:
     """What the index says of the study."""
+    from onnxprune.report.provenance import provenance
+
     scored = opened.evaluator
     return {
+        **provenance(),
         "source": {"file": str(given.source), "sha256": opened.study.sha256},
         "calibration": opened.study.held.origin,
         "evaluation": None

@@ -128,6 +128,7 @@ def sensitivity(
         raise UsageError("--workers, --backend and --address are about what is measured: give --measure or --eval")
     values.check_outputs([source, *(Path(p) for p in (evaluation, labels) if p)], [output, plot])
     study.check_plot(screen, plot)
+    from onnxprune.report.provenance import provenance
     from onnxprune.search.sensitivity import RATIOS, check_ratios
 
     shares = check_ratios(ratio or RATIOS)
@@ -135,7 +136,7 @@ def sensitivity(
         opened_workers = held.enter_context(study.workers(backend, workers, address))
         progress = held.enter_context(screen.progress())
         found = _analysed(given, shares, opened_workers if runs else None, resume, progress)
-    document = {"model": str(source), **found.to_dict()}
+    document = {"model": str(source), **provenance(), **found.to_dict()}
     if output:
         from onnxprune.io.save import save_text
 
