@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from onnxprune.cli import study, values
+from onnxprune.cli import options, study, values
 from onnxprune.cli.screen import Screen, to_json
 from onnxprune.errors import UsageError
 
@@ -37,26 +37,15 @@ def sensitivity(
             rich_help_panel=_DATA,
         ),
     ] = None,
-    samples: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Use at most N samples; 512 unless given.", rich_help_panel=_DATA)
-    ] = None,
-    preprocess: Annotated[
-        str | None, typer.Option(metavar="KEY=VALUE,...", help="For images: size, mean, std ...", rich_help_panel=_DATA)
-    ] = None,
-    mask: Annotated[
-        str | None, typer.Option(metavar="INPUT", help="Input whose zeros mark padding.", rich_help_panel=_DATA)
-    ] = None,
+    samples: options.Samples = None,
+    preprocess: options.Preprocess = None,
+    mask: options.Mask = None,
     evaluation: Annotated[
         str | None,
         typer.Option("--eval", metavar="PATH", help="Score on this data too; implies --measure.", rich_help_panel=_DATA),
     ] = None,
-    metric: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME", help="accuracy, top5, perplexity, mse, cosine or file.py:function.", rich_help_panel=_DATA
-        ),
-    ] = None,
-    labels: Annotated[str | None, typer.Option(metavar="PATH", help="Labels for --eval.", rich_help_panel=_DATA)] = None,
+    metric: options.Metric = None,
+    labels: options.Labels = None,
     ratio: Annotated[
         list[float] | None,
         typer.Option(
@@ -86,22 +75,12 @@ def sensitivity(
         bool,
         typer.Option("--width", help="Also groups that a statistic runs over (inexact).", rich_help_panel=_CHOICE),
     ] = False,
-    shape: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=N,N,...", help="Shape of an input. Repeatable.", rich_help_panel=_DATA),
-    ] = None,
+    shape: options.Shape = None,
     seed: Annotated[int, typer.Option(metavar="N", min=0, help="Seed of random samples.", rich_help_panel=_DATA)] = 0,
-    memory_budget: Annotated[
-        float, typer.Option(metavar="GB", min=0.01, help="Activations held in memory.", rich_help_panel=_WORK)
-    ] = 2.0,
-    workers: Annotated[
-        int | None,
-        typer.Option(metavar="N", min=1, help="Processes; one for each core unless given.", rich_help_panel=_WORK),
-    ] = None,
-    backend: Annotated[
-        str, typer.Option(metavar="processes|dask|ray", help="Where evaluations run.", rich_help_panel=_WORK)
-    ] = "processes",
-    address: Annotated[str | None, typer.Option(metavar="URL", help="Of the cluster.", rich_help_panel=_WORK)] = None,
+    memory_budget: options.MemoryBudget = 2.0,
+    workers: options.Workers = None,
+    backend: options.Backend = "processes",
+    address: options.Address = None,
     resume: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Keep what is finished here; go on from it.", rich_help_panel=_FILES),
