@@ -72,7 +72,7 @@ def cases(task: Task, contestants: Sequence[Contestant], settings: str, seeds: i
         if not fnmatch.fnmatchcase(setting.name, settings):
             continue
         for contestant in contestants:
-            if contestant.options.get("ranking") == "global" and setting.macs is None:
+            if not contestant.takes(setting):
                 continue
             if not contestant.calibrated:
                 yield Case(task, setting, contestant, 0, 0)

@@ -1,11 +1,14 @@
 """A search on Dask workers, each a process of its own: time with one and with two, and what a kill costs.
 
-    python benchmarks/search.py [--model models/resnet.onnx] [--candidates 60] [--rounds 3] [--out benchmarks/results/search.json]
+    python benchmarks/search.py [--model efficientnet_lite0] [--candidates 60] [--rounds 3] [--out benchmarks/results/search.json]
 
 Measured is the search for the best of some candidates (`onnxprune.search.candidates`), from the first job to the last result,
 with workers that have done nothing before: what they open is part of it. One and two workers take turns, as often as
 `--rounds` says; the medians are compared. Then a worker is killed in mid-search, then the client (kill -9), which is resumed
 from its log. Results have to be the same in all cases. Run it while nothing else does.
+
+The model is one of `third_party.py`, or a file. A candidate of EfficientNet-Lite0 takes about a second of one core; with models
+whose candidates take milliseconds, what counts is how long workers take to open the model, and nothing is gained.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+STARTS = "starts"
 PINNED = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
@@ -46,7 +50,7 @@ def main() -> None:
     answers = []
     for _ in range(options.rounds):
         for workers in (1, 2):
-            with dask(workers) as (address, _), tempfile.TemporaryDirectory() as folder:
+            with tempfile.TemporaryDirectory() as folder, dask(workers, Path(folder)) as (address, _):
                 found = run_client(options, address, Path(folder))
             report["seconds"][str(workers)].append(found["seconds"])
             answers.append(found["errors"])
@@ -69,15 +73,15 @@ def main() -> None:
 
 def killed_worker(options: argparse.Namespace, answers: list[Any]) -> dict[str, Any]:
     """One of two workers is killed after a third of the candidates."""
-    with dask(2) as (address, workers), tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, dask(2, Path(folder)) as (address, workers):
         found = run_client(options, address, Path(folder), at=options.candidates // 3, kill=workers[0])
         answers.append(found["errors"])
-        return {"seconds": found["seconds"], "repeated": started(address) - options.candidates}
+        return {"seconds": found["seconds"], "repeated": started(Path(folder)) - options.candidates}
 
 
 def killed_client(options: argparse.Namespace, answers: list[Any]) -> dict[str, Any]:
     """The client is killed after half of the candidates, and started again."""
-    with dask(2) as (address, _), tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, dask(2, Path(folder)) as (address, _):
         process = start_client(options, address, Path(folder))
         wait_for_lines(Path(folder) / "log.jsonl", options.candidates // 2)
         process.send_signal(signal.SIGKILL)
@@ -86,20 +90,26 @@ def killed_client(options: argparse.Namespace, answers: list[Any]) -> dict[str, 
         found = run_client(options, address, Path(folder))
         lines = len((Path(folder) / "log.jsonl").read_text().splitlines())
         answers.append(found["errors"])
-        repeated = started(address) - options.candidates
+        repeated = started(Path(folder)) - options.candidates
         return {"finished_before": before, "in_the_log": lines, "repeated": repeated}
 
 
-def started(address: str) -> int:
-    """How often the scheduler gave an evaluation to a worker."""
-    from distributed import Client
+def note_starts(client: Any, path: Path) -> None:
+    """Has the workers write a line for each evaluation that they begin."""
+    from distributed import WorkerPlugin
 
-    def count(dask_scheduler: Any) -> int:
-        log = [(str(entry[0]), entry[2]) for entry in dask_scheduler.transition_log]
-        return sum("perform" in key and finish == "processing" for key, finish in log)
+    class Starts(WorkerPlugin):  # type: ignore[misc]
+        def transition(self, key: Any, start: str, finish: str, **_: Any) -> None:
+            if "perform" in str(key) and finish == "executing":
+                with path.open("a") as file:
+                    file.write(f"{key}\n")
 
-    with Client(address, timeout=60, set_as_default=False) as held:
-        return int(held.run_on_scheduler(count))
+    client.register_plugin(Starts())
+
+
+def started(folder: Path) -> int:
+    """How many evaluations workers began."""
+    return len((folder / STARTS).read_text().splitlines())
 
 
 # ---- the client, a process of its own ----
@@ -116,8 +126,9 @@ def client(options: argparse.Namespace) -> None:
     from onnxprune.search.candidates import Population, evolve
     from onnxprune.search.study import Study, study_request
 
-    model = load_model(ROOT / options.model)
-    samples = read_samples(str(ROOT / options.data), model, samples=options.samples)
+    model = load_model(source(options.model))
+    data = None if options.data == "synthetic" else str(ROOT / options.data)
+    samples = read_samples(data, model, samples=options.samples)
     study = Study(model, study_request(samples, resume=options.statistics))
     widths, budget = study.spend(Target("macs", 0.4, True))
     population = Population(widths, budget.limits(), np.random.default_rng(0))
@@ -129,6 +140,16 @@ def client(options: argparse.Namespace) -> None:
     cluster.close()
     errors = [[list(map(list, k)), e] for k, e in sorted(population.errors.items())]
     (options.folder / "result.json").write_text(json.dumps({"seconds": seconds, "errors": errors}))
+
+
+def source(name: str) -> Path:
+    """The file of a model."""
+    if name.endswith(".onnx"):
+        return ROOT / name
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    from third_party import fetch
+
+    return Path(fetch(name))
 
 
 def start_client(options: argparse.Namespace, address: str, folder: Path) -> subprocess.Popen[bytes]:
@@ -166,8 +187,8 @@ def environment() -> dict[str, str]:
 
 
 @contextmanager
-def dask(count: int) -> Iterator[tuple[str, Sequence[subprocess.Popen[bytes]]]]:
-    """A scheduler and workers."""
+def dask(count: int, folder: Path) -> Iterator[tuple[str, Sequence[subprocess.Popen[bytes]]]]:
+    """A scheduler and workers; the folder gets a line for each evaluation that begins."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -183,6 +204,7 @@ def dask(count: int) -> Iterator[tuple[str, Sequence[subprocess.Popen[bytes]]]]:
 
         with Client(address, timeout=60, set_as_default=False) as held:
             held.wait_for_workers(count, timeout=60)
+            note_starts(held, folder / STARTS)
         yield address, processes[1:]
     finally:
         for process in processes:
@@ -192,10 +214,10 @@ def dask(count: int) -> Iterator[tuple[str, Sequence[subprocess.Popen[bytes]]]]:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="models/resnet.onnx")
-    parser.add_argument("--data", default="models/fashion_mnist.npz")
+    parser.add_argument("--model", default="efficientnet_lite0")
+    parser.add_argument("--data", default="synthetic")
     parser.add_argument("--candidates", type=int, default=60)
-    parser.add_argument("--samples", type=int, default=256)
+    parser.add_argument("--samples", type=int, default=320)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "search.json")
     parser.add_argument("--client", action="store_true", help=argparse.SUPPRESS)

@@ -2,11 +2,15 @@
 
     python benchmarks/simplify.py benchmarks/zoo/topo ~/models --peer-python venv-peers/bin/python
     python benchmarks/simplify.py benchmarks/zoo/topo --only 'resnet__*' --no-peers --out /tmp/results
-    python benchmarks/simplify.py benchmarks/zoo/topo --resume
+    python benchmarks/simplify.py benchmarks/zoo/topo --resume --checked
+    python benchmarks/simplify.py benchmarks/zoo/topo ~/models --latency --peer-python venv-peers/bin/python
 
 Writes `simplify.json` (raw figures) and `simplify.md` (tables) into the folder `--out`, after each model. With `--resume`
 records of peers are kept, and ours where the package's source is the same. Counted are nodes of all graphs and functions,
-without what only makes a constant (Constant, and ConstantOfShape of a constant shape), for all contestants alike.
+without what only makes a constant (Constant, and ConstantOfShape of a constant shape), for all contestants alike. Where a
+peer has fewer nodes, we run twice more: with leave to let the file grow, and to use operators of opset 23.
+
+`--latency` writes `simplify_latency.json` instead, and its table into `simplify.md` (see `simplify_latency.py`).
 """
 
 from __future__ import annotations
@@ -14,140 +18,81 @@ from __future__ import annotations
 import argparse
 import json
 import signal
-import statistics
 import subprocess
 import sys
-from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from coverage import HERE, ZOO, Job, Record, dump, environment, find_models, run_all, source_hash, write
+from simplify_latency import Effort, measure_latencies
+from simplify_report import ALLOWED, CHECKED, OURS, PEERS, beaten, behind, markdown, slower_than, sound
 
-PEERS = ("onnxslim", "onnxsim", "onnxscript")
-OURS = "onnxprune"
-CHECKED = "onnxprune_checked"
-TOLERANCE = 1e-5
+# What models outside of the zoo are run with, where an open dimension of 1 won't do.
+INPUTS: dict[str, list[Record]] = {
+    "silero_vad": [
+        {"name": "input", "dtype": "float32", "shape": [1, 512], "range": None},
+        {"name": "state", "dtype": "float32", "shape": [2, 1, 128], "range": None},
+        {"name": "sr", "dtype": "int64", "shape": [], "range": [16000, 16000]},
+    ]
+}
 
 
-def jobs(models: dict[str, Path], index: dict[str, Record], args: argparse.Namespace, cases: Record) -> list[Job]:
-    """What is still to be run."""
-    source = source_hash()
+def contests(models: dict[str, Path], index: dict[str, Record], args: argparse.Namespace, cases: Record) -> list[Job]:
+    """Every contestant on every model, as far as that is still to be run."""
     own = () if args.peers_only else (OURS, CHECKED) if args.checked else (OURS,)
     names = (*own, *(PEERS if args.peers else ()))
-    found = []
-    for key, path in models.items():
-        for name in names:
-            old = cases.get(key, {}).get(name)
-            if old is not None and (name in PEERS or old.get("source") == source):
-                continue
-            request = {
-                "topology": str(path),
-                "hydrate": str(ZOO / "hydrate.py"),
-                "inputs": index.get(key, {}).get("inputs"),
-                "options": {"contestant": name, "repeat": args.repeat},
-            }
-            python = args.peer_python if name in PEERS else sys.executable
-            found.append(Job(key, name, "simplifying.py", python, request))
-    return found
+    source = source_hash()
+    return [job(k, p, n, index, args) for k, p in models.items() for n in names if stale(cases, k, n, source)]
 
 
-def sound(record: Record) -> bool:
-    """Valid, runs, computes the same, and is called the same way."""
-    return (
-        record.get("nodes") is not None
-        and record.get("check") is None
-        and record.get("run") is None
-        and record.get("same_interface", False)
-        and isinstance(record.get("difference"), float)
-        and record["difference"] <= TOLERANCE
-    )
+def allowed(models: dict[str, Path], index: dict[str, Record], args: argparse.Namespace, cases: Record) -> list[Job]:
+    """Models on which a peer has fewer nodes, once more with what we may do if asked."""
+    if args.peers_only:
+        return []
+    source = source_hash()
+    lost = {k: p for k, p in models.items() if behind(cases.get(k, {}))}
+    return [job(k, p, n, index, args) for k, p in lost.items() for n in ALLOWED if stale(cases, k, n, source)]
 
 
-def best(case: Record) -> int | None:
-    """Fewest nodes of any peer whose result runs and computes the same."""
-    counts = [
-        case[p]["nodes"]
-        for p in PEERS
-        if p in case and case[p].get("nodes") is not None and not case[p].get("run") and _same(case[p])
-    ]
-    return min(counts, default=None)
+def stale(cases: Record, key: str, name: str, source: str) -> bool:
+    """There is no record, or it is of ours and of another source."""
+    old = cases.get(key, {}).get(name)
+    return old is None or (name not in PEERS and old.get("source") != source)
 
 
-def _same(record: Record) -> bool:
-    difference = record.get("difference")
-    return isinstance(difference, float) and difference <= 1e-3
-
-
-def left(case: Record) -> dict[str, int]:
-    """Operators of which our result has more than the best peer's."""
-    at = min((p for p in PEERS if case.get(p, {}).get("nodes") is not None), key=lambda p: case[p]["nodes"], default=None)
-    if at is None or "ops" not in case.get(OURS, {}):
-        return {}
-    more = Counter(case[OURS]["ops"])
-    more.subtract(case[at]["ops"])
-    return {op: n for op, n in sorted(more.items()) if n > 0}
-
-
-def markdown(results: Record) -> str:
-    """Tables of what was measured."""
-    cases = {k: c for k, c in results["cases"].items() if OURS in c}
-    lines = ["# Clean-up: nodes left", "", *_summary(cases), "", *_table(cases)]
-    return "\n".join(lines) + "\n"
-
-
-def _summary(cases: Record) -> list[str]:
-    pairs = [(c[OURS]["nodes"], best(c)) for c in cases.values() if c[OURS].get("nodes") is not None and best(c) is not None]
-    lines = [
-        f"{len(cases)} models. Fewer nodes than the best peer: {sum(a < b for a, b in pairs)}, as many: "
-        f"{sum(a == b for a, b in pairs)}, more: {sum(a > b for a, b in pairs)}.",
-        "",
-        "| | nodes | seconds, total | median | errors | checker | does not run | interface changed | differs | file grows |",
-        "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
-    ]
-    for name in (OURS, CHECKED, *PEERS):
-        records = [c[name] for c in cases.values() if name in c]
-        if not records:
-            continue
-        done = [r for r in records if r.get("nodes") is not None]
-        times = [r["seconds"] for r in done]
-        figures: list[Any] = [
-            sum(r["nodes"] for r in done),
-            f"{sum(times):.1f}",
-            f"{statistics.median(times):.3f}" if times else "",
-            len(records) - len(done),
-            sum(bool(r.get("check")) for r in done),
-            sum(bool(r.get("run")) for r in done),
-            sum(not r.get("same_interface", True) for r in done),
-            sum(not r.get("run") and not (isinstance(d := r.get("difference"), float) and d <= TOLERANCE) for r in done),
-            sum(r["bytes"] > r["bytes_before"] for r in done),
-        ]
-        lines.append(f"| {name} | " + " | ".join(map(str, figures)) + " |")
-    return lines
-
-
-def _table(cases: Record) -> list[str]:
-    lines = [
-        "| model | before | onnxprune | " + " | ".join(PEERS) + " | more than the best peer |",
-        "|---|--:|--:|" + "--:|" * len(PEERS) + "---|",
-    ]
-    for key, case in sorted(cases.items()):
-        ours, lowest = case[OURS].get("nodes"), best(case)
-        count = "fails" if ours is None else f"**{ours}**" if lowest is not None and ours < lowest else str(ours)
-        peers = [_count(case.get(p, {})) for p in PEERS]
-        more = ", ".join(f"{op} {n}" for op, n in left(case).items()) if ours is None or (lowest or ours) < ours else ""
-        mark = "" if sound(case[OURS]) else " (!)"
-        lines.append(f"| {key} | {case[OURS].get('nodes_before', '')} | {count}{mark} | {' | '.join(peers)} | {more} |")
-    return lines
-
-
-def _count(record: Record) -> str:
-    if record.get("nodes") is None:
-        return "fails" if record else ""
-    return f"{record['nodes']}{'' if sound(record) else ' (!)'}"
+def job(key: str, path: Path, name: str, index: dict[str, Record], args: argparse.Namespace, save: str = "") -> Job:
+    """One contestant on one model; its result goes into the file `save`, if there is one."""
+    request = {
+        "topology": str(path),
+        "hydrate": str(ZOO / "hydrate.py"),
+        "inputs": index.get(key, {}).get("inputs") or INPUTS.get(key),
+        "options": {"contestant": name, "repeat": 0 if save else args.repeat, "save": save},
+    }
+    return Job(key, name, "simplifying.py", args.peer_python if name in PEERS else sys.executable, request)
 
 
 def main() -> int:
-    """Command line; exit code 1 where a result of ours is not sound or larger than a peer's, 130 where interrupted."""
+    """Command line; exit code 1 where a result of ours is not sound, larger or slower than a peer's, 130 where interrupted."""
+    args = arguments()
+    args.out.mkdir(parents=True, exist_ok=True)
+    models: dict[str, Path] = {}
+    for folder in args.folders:
+        models |= find_models(folder, args.only)
+    models = {k: p for n, (k, p) in enumerate(sorted(models.items())) if n % args.every == 0}
+    if not models:
+        raise SystemExit(f"no model in {', '.join(map(str, args.folders))} matches {args.only!r}")
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
+    index = {entry["key"]: entry for entry in json.loads((ZOO / "index.json").read_text())}
+    try:
+        return measure_latency(models, index, args) if args.latency else count_nodes(models, index, args)
+    except KeyboardInterrupt:
+        print(f"interrupted; what was finished is in {args.out}", file=sys.stderr)
+        return 130
+
+
+def arguments() -> argparse.Namespace:
+    """Of the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folders", type=Path, nargs="+", help="folders of *.onnx.gz (zoo) or *.onnx")
     parser.add_argument("--out", type=Path, default=HERE / "results", help="folder of the results")
@@ -161,38 +106,63 @@ def main() -> int:
     parser.add_argument("--timeout", type=float, default=300, help="seconds for one model and contestant")
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time")
     parser.add_argument("--resume", action="store_true", help="keep finished records")
-    args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
-    models: dict[str, Path] = {}
-    for folder in args.folders:
-        models |= find_models(folder, args.only)
-    models = {k: p for n, (k, p) in enumerate(sorted(models.items())) if n % args.every == 0}
-    if not models:
-        parser.error(f"no model in {', '.join(map(str, args.folders))} matches {args.only!r}")
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.default_int_handler)
-    index = {entry["key"]: entry for entry in json.loads((ZOO / "index.json").read_text())}
+    parser.add_argument(
+        "--latency", action="store_true", help="latency of the results on ten models, instead of their nodes"
+    )
+    parser.add_argument("--processes", type=int, default=10, help="with --latency: the fewest of each file")
+    parser.add_argument("--seconds", type=float, default=60, help="with --latency: after which no more are started")
+    return parser.parse_args()
+
+
+def count_nodes(models: dict[str, Path], index: dict[str, Record], args: argparse.Namespace) -> int:
+    """Runs all contestants; 1 where a result of ours is not sound, or larger than a peer's that does nothing more."""
     path = args.out / "simplify.json"
-    results: Record = {"environment": environment() | {"peers": peer_versions(args.peer_python)}, "cases": {}}
-    if args.resume and path.exists():
-        results["cases"] = json.loads(path.read_text())["cases"]
+    old = stored(path) if args.resume else {}
+    peers = peer_versions(args.peer_python) or old.get("environment", {}).get("peers", {})
+    results: Record = {"environment": environment() | {"peers": peers}, "cases": old.get("cases", {})}
     cases = results["cases"]
-    todo = jobs(models, index, args, cases)
-    try:
+    for part in (contests, allowed):
+        todo = part(models, index, args, cases)
         for number, (job, record) in enumerate(run_all(todo, args.jobs, args.timeout), 1):
             record = record if job.contestant in PEERS else record | {"source": source_hash()}
             cases.setdefault(job.key, {})[job.contestant] = record
-            print(
-                f"{number:4}/{len(todo)} {job.key} {job.contestant}: {record.get('nodes')} {_problem(record)}".rstrip(),
-                flush=True,
-            )
+            said = f"{job.key} {job.contestant}: {record.get('nodes')} {_problem(record)}"
+            print(f"{number:4}/{len(todo)} {said}".rstrip(), flush=True)
             write(path, dump(results))
-            write(args.out / "simplify.md", markdown(results))
-    except KeyboardInterrupt:
-        print(f"interrupted; what was finished is in {args.out}", file=sys.stderr)
-        return 130
-    bad = [k for k, c in cases.items() if OURS in c and (not sound(c[OURS]) or c[OURS]["nodes"] > (best(c) or 10**9))]
-    return 1 if bad else 0
+            write(args.out / "simplify.md", markdown(results, stored(args.out / "simplify_latency.json")))
+    return int(any(OURS in c and (not sound(c[OURS]) or beaten(c)) for c in cases.values()))
+
+
+def measure_latency(models: dict[str, Path], index: dict[str, Record], args: argparse.Namespace) -> int:
+    """Measures the results of all contestants; 1 where one of ours is slower than a peer's by more than noise."""
+    from onnxprune.bench.environment import environment as machine
+
+    path = args.out / "simplify_latency.json"
+    old = stored(path).get("cases", {}) if args.resume else {}
+    known = {k: r for k, r in old.items() if r["source"] == source_hash()}
+    results: Record = {"environment": asdict(machine()) | {"peers": peer_versions(args.peer_python)}, "cases": known}
+
+    def done(records: Record) -> None:
+        results["cases"] = records
+        write(path, dump(results))
+        nodes = stored(args.out / "simplify.json")
+        write(args.out / "simplify.md", markdown(nodes or {"cases": {}}, results))
+
+    measure_latencies(
+        models,
+        lambda key, path, name, save: job(key, path, name, index, args, save),
+        Effort(args.processes, args.seconds),
+        args.timeout,
+        known,
+        done,
+    )
+    return int(any(slower_than(c, p) for c in results["cases"].values() for p in PEERS))
+
+
+def stored(path: Path) -> Record:
+    """What an earlier run wrote; nothing where there is no file."""
+    found: Record = json.loads(path.read_text()) if path.exists() else {}
+    return found
 
 
 def peer_versions(python: str) -> dict[str, str]:

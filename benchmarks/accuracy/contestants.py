@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Any
 
 from accuracy.task import Setting
@@ -34,12 +35,22 @@ class Contestant:
         """File name of the process."""
         return f"run_{self.tool}.py"
 
+    @property
+    def ranks(self) -> bool:
+        """It distributes a target over the groups in its own way."""
+        return "ranking" in self.options
+
+    def takes(self, setting: Setting) -> bool:
+        """It is measured at the setting."""
+        wanted = any(fnmatchcase(self.name, pattern) for pattern in setting.contestants)
+        return wanted and bool(setting.target) if self.ranks else wanted and setting.latency is None
+
     def request(self, setting: Setting, ratio: float) -> dict[str, Any]:
         """Options of a run."""
         if self.tool == "onnxprune":
             options = {**setting.options, "ratio": ratio, **self.options}
-            if self.options.get("ranking") == "global":
-                options["target"] = {"macs": setting.macs}
+            if self.ranks:
+                options["target"] = setting.target
             if "target" in options:
                 del options["ratio"]
             return options
@@ -52,6 +63,11 @@ def _ours(name: str, text: str, criterion: str, reconstruct: str = "", few: bool
     return Contestant(name, text, options, calibrated=bool(reconstruct), few=few)
 
 
+def _ranking(name: str, text: str, ranking: str, criterion: str = "obs", few: bool = False) -> Contestant:
+    options = {"criterion": criterion, "reconstruct": "lsq", "ranking": ranking}
+    return Contestant(name, text, options, few=few)
+
+
 def _onnxsim(name: str, text: str, score: str, finetune: bool) -> Contestant:
     calibrated = finetune or score == "wanda"
     return Contestant(name, text, {"score": score, "finetune": finetune}, "onnxsim", calibrated)
@@ -59,12 +75,13 @@ def _onnxsim(name: str, text: str, score: str, finetune: bool) -> Contestant:
 
 CONTESTANTS = (
     _ours("obs+lsq", "greedy OBS, least squares over all taps: what onnxprune does with data", "obs", "lsq", few=True),
-    Contestant(
-        "global",
-        "the same with all groups together: OBS curves times the measured effect on the output, at equal MACs",
-        {"criterion": "obs", "reconstruct": "lsq", "ranking": "global"},
-        few=True,
+    _ranking("knapsack", "the same, the loss of each width measured, within a target: the default with one", "knapsack"),
+    _ranking("uniform", "the same, equal ratios, within the target", "local"),
+    _ranking(
+        "global", "the same with all groups together: OBS curves times the measured effect on the output", "global", few=True
     ),
+    _ranking("isomorphic", "the same with groups of the same structure together", "isomorphic"),
+    _ranking("global-l2", "L2 with all groups together, least squares over all taps", "global", "l2"),
     _ours("l2+lsq", "L2, least squares over all taps", "l2", "lsq", few=True),
     _ours("obs+bias", "greedy OBS, mean into the bias", "obs", "bias"),
     _ours("l2+bias", "L2, mean into the bias", "l2", "bias"),

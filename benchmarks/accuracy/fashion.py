@@ -8,6 +8,7 @@ Calibration is a subset of their 1,024 unlabelled images, which are from the tra
 from __future__ import annotations
 
 import gzip
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import ClassVar
@@ -15,11 +16,18 @@ from typing import ClassVar
 import numpy as np
 import onnxruntime as ort
 
-from accuracy.task import Array, Feeds, Figures, Outputs, Setting, Target, Task, batches, classification, cosine
+from accuracy.task import RANKINGS, Array, Feeds, Figures, Outputs, Setting, Target, Task, batches, classification, cosine
 
 TEST = Path("/usr/share/datasets/fashion-mnist")
 MODELS = Path(__file__).resolve().parent.parent.parent / "models"
 DROP_1, DROP_2, DROP_45 = (Target("drop", "<=", bound) for bound in (1.0, 2.0, 4.5))
+
+
+BUDGETS = (
+    Setting("all, half of the MACs", {}, 0.5, inner=False, contestants=RANKINGS),
+    Setting("all, 35 % of the MACs", {}, 0.35, inner=False, contestants=RANKINGS),
+    Setting("all, 60 % of the latency", {}, latency=0.6, inner=False, contestants=RANKINGS),
+)
 
 
 @cache
@@ -82,7 +90,7 @@ def _resnet(inner: tuple[str, ...]) -> tuple[Setting, ...]:
 
 class ResNet(Fashion):
     name, file, title = "resnet", "resnet.onnx", "ResNet, Fashion-MNIST"
-    settings = _resnet(("blocks.*.bn1.weight",))
+    settings = (*_resnet(("blocks.*.bn1.weight",)), *BUDGETS)
 
 
 class ResNetFolded(Fashion):
@@ -97,6 +105,7 @@ class MobileNet(Fashion):
     settings = (
         Setting("inner, -35 % MACs", {"ignore": streams}, 0.65, targets=(Target("drop", "<=", 2.5),)),
         Setting("all, -35 % MACs", {}, 0.65, inner=False, targets=(Target("drop", "<=", 2.5),)),
+        *BUDGETS,
     )
 
 
@@ -110,8 +119,9 @@ class ViTLegacy(Fashion):
             "FFN 50 %, half of all heads, by global ranking",
             {"ratio": 0.5, "ranking": "global", "ratios": {"*up.bias": 0.5}},
             targets=(DROP_2,),
+            contestants=("obs+lsq",),
         ),
-        Setting("half of the MACs, global ranking", {"ranking": "global", "target": {"macs": 0.502}}, targets=(DROP_2,)),
+        *(replace(s, targets=(DROP_2,)) if s.macs == 0.5 else s for s in BUDGETS),
     )
 
 

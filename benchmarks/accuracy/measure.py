@@ -127,10 +127,9 @@ def _run(case: Case, options: Record, folder: Path, python: str, timeout: float)
         write_batches(folder / "calibration.npz", case.task.calibration(case.samples, case.seed))
     command = [python, str(HERE / case.contestant.script), str(folder)]
     path = str(ROOT) if case.contestant.tool == "onnxprune" else ""
+    environment = {"OPENBLAS_THREAD_TIMEOUT": "4"} | os.environ | {"PYTHONPATH": path}  # as the command line sets it
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, check=False, timeout=timeout, env=os.environ | {"PYTHONPATH": path}
-        )
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout, env=environment)
     except subprocess.TimeoutExpired:
         return {"status": "timeout", "error": f"not done after {timeout:g} s"}
     answer = folder / "answer.json"

@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import subprocess
+import sys
+import tarfile
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -45,6 +47,25 @@ def wheel(name: str, version: str) -> Path:
 
     def unpack(folder: Path, work: Path) -> str:
         unzip_wheel(f"{name}=={version}", work, folder)
+        return version
+
+    return _cached(f"{name}-{version}", unpack)
+
+
+def source(name: str, version: str) -> Path:
+    """Root of an unpacked source distribution, for packages without a wheel; nothing of it is installed.
+
+    Raises:
+        FetchError: it could not be downloaded.
+    """
+
+    def unpack(folder: Path, work: Path) -> str:
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:"]
+        _run(name, [*command, f"{name}=={version}"], work)
+        with tarfile.open(next(work.glob("*.tar.gz"))) as archive:
+            archive.extractall(work / "out", filter="data")
+        for part in next((work / "out").iterdir()).iterdir():
+            part.rename(folder / part.name)
         return version
 
     return _cached(f"{name}-{version}", unpack)

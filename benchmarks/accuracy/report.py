@@ -92,7 +92,8 @@ def _setting(task: Task, setting: Setting, results: Record) -> str:
     targets = ", ".join(f"{LABELS[t.figure]} {t.relation} {t.bound:g}" for t in setting.targets)
     said = f"#### {setting.name}" + (f" (ratio {ratio:.3f})" if setting.macs and ratio else "")
     columns = [LABELS[name] for name in (task.metric, *task.shown)]
-    head = ["contestant", "samples", *columns, "MACs", "parameters", "seconds", "peak MB", "target"]
+    timed = ["latency"] if setting.latency else []
+    head = ["contestant", "samples", *columns, *timed, "MACs", "parameters", "seconds", "peak MB", "target"]
     dense = results["tasks"][task.name]
     ours = [
         c["macs"] / dense["macs"]
@@ -127,7 +128,7 @@ def _row(
     width = len((task.metric, *task.shown))
     if not good:
         text = f"{cases[0]['status']}: {cases[0]['error'][:90]}".replace("|", "/")
-        return [name, samples, text, *[""] * (width + 4)]
+        return [name, samples, text, *[""] * (width + 4 + bool(setting.latency))]
     cells = [_spread(figure, [c["figures"][figure] for c in good]) for figure in (task.metric, *task.shown)]
     met = [all(c["met"].values()) for c in good if c["met"]]
     share = fmean(c["macs"] for c in good) / dense["macs"]
@@ -138,6 +139,7 @@ def _row(
         name,
         samples,
         *cells,
+        *([_spread("latency", [c["targets"]["latency"] for c in good])] if setting.latency else []),
         f"{share:.3f}",
         f"{fmean(c['params'] for c in good) / dense['params']:.3f}",
         f"{fmean(c['seconds'] for c in good):.1f}",

@@ -29,6 +29,7 @@ def prune(model: onnx.ModelProto, request: dict[str, Any], data: list[Feeds] | N
     return result.model, {
         "macs_before": report.macs_before,
         "macs_after": report.macs_after,
+        "targets": {t.quantity: round(t.after / t.before, 4) for t in report.targets},
         "put_back": len(report.put_back),
         "verified": None if proof is None else bool(proof.passed),
         "unverified": report.unverified,

@@ -41,15 +41,28 @@ class Setting:
         name: for the table.
         options: of `onnxprune.prune`; `ratio` is the peers' sparsity too.
         macs: share of the multiply-accumulates that stays; the ratio that reaches it is searched.
+        latency: the same of the latency, measured where the benchmark runs; for those who take a target.
         inner: residual streams keep their width; for peers that take no names, the sums are made graph outputs meanwhile.
         targets: what a deployment would ask for.
+        contestants: globs of those that are measured.
     """
 
     name: str
     options: Mapping[str, Any] = field(default_factory=dict)
     macs: float | None = None
+    latency: float | None = None
     inner: bool = True
     targets: tuple[Target, ...] = ()
+    contestants: tuple[str, ...] = ("*",)
+
+    @property
+    def target(self) -> dict[str, float]:
+        """By quantity the share that stays; empty where a ratio says what goes."""
+        known = {"macs": self.macs, "latency": self.latency}
+        return {quantity: share for quantity, share in known.items() if share is not None}
+
+
+RANKINGS = ("uniform", "knapsack", "global", "isomorphic", "global-l2")  # contestants that differ in widths alone
 
 
 class Task(ABC):

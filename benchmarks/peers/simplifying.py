@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -14,48 +15,80 @@ from measure import Case, check, describe, parameters, peak_rss_mb, run, serve, 
 from measure import nodes as all_nodes
 from onnx import ModelProto
 
+Made = tuple[ModelProto, dict[str, Any]]
+"""A result, and what else its contestant says of it."""
+_ANY_SIZE = 1 << 40  # bytes
 
-def onnxprune(model: ModelProto) -> ModelProto:
+
+def onnxprune(model: ModelProto) -> Made:
     """Without its check: the peers make none."""
     from onnxprune import simplify
 
-    return simplify(model, check=False).model
+    return simplify(model, check=False).model, {}
 
 
-def onnxprune_checked(model: ModelProto) -> ModelProto:
-    """As the command line does it."""
+def onnxprune_checked(model: ModelProto) -> Made:
+    """As the command line does it, with what its check found."""
     from onnxprune import simplify
 
-    return simplify(model).model
+    made = simplify(model)
+    found = made.report.verification
+    if found is None:
+        return made.model, {"unverified": made.report.unverified}
+    return made.model, {"verified": {"error": found.error, "tolerance": found.tolerance, "outputs": len(found.outputs)}}
 
 
-def onnxslim(model: ModelProto) -> ModelProto:
+def onnxprune_grown(model: ModelProto) -> Made:
+    """The file may grow, as that of the peers does."""
+    from onnxprune import simplify
+
+    return simplify(model, check=False, size_threshold=_ANY_SIZE).model, {}
+
+
+def onnxprune_raised(model: ModelProto) -> Made:
+    """Operators that a newer opset has may be used, as peers use those of ONNX Runtime."""
+    from onnxprune import simplify
+
+    return simplify(model, check=False, opset=max(_ATTENTION, default_opset(model))).model, {}
+
+
+def onnxslim(model: ModelProto) -> Made:
     """As it comes."""
     import onnxslim
 
-    result: ModelProto = onnxslim.slim(model)
-    return result
+    return onnxslim.slim(model), {}
 
 
-def onnxsim(model: ModelProto) -> ModelProto:
+def onnxsim(model: ModelProto) -> Made:
     """As it comes."""
     import onnxsim
 
-    result: ModelProto = onnxsim.simplify(model)[0]
-    return result
+    return onnxsim.simplify(model)[0], {}
 
 
-def onnxscript(model: ModelProto) -> ModelProto:
+def onnxscript(model: ModelProto) -> Made:
     """As it comes."""
     import onnxscript.optimizer
 
-    result: ModelProto = onnxscript.optimizer.optimize(model)
-    return result
+    return onnxscript.optimizer.optimize(model), {}
 
 
-CONTESTANTS: dict[str, Callable[[ModelProto], ModelProto]] = {
-    f.__name__: f for f in (onnxprune, onnxprune_checked, onnxslim, onnxsim, onnxscript)
+CONTESTANTS: dict[str, Callable[[ModelProto], Made]] = {
+    f.__name__: f for f in (onnxprune, onnxprune_checked, onnxprune_grown, onnxprune_raised, onnxslim, onnxsim, onnxscript)
 }
+_ATTENTION = 23  # the opset that has it
+
+
+def default_opset(model: ModelProto) -> int:
+    """Version of the ONNX domain that a model imports."""
+    return max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=0)
+
+
+def new_domains(source: ModelProto, result: ModelProto) -> list[str]:
+    """Domains of operators that only the result uses: not every runtime has them."""
+    known = {n.domain for n in all_nodes(source)} | {o.domain for o in source.opset_import} | {"", "ai.onnx"}
+    local = {f.domain for f in result.functions}
+    return sorted({n.domain for n in all_nodes(result)} - known - local)
 
 
 def operators(model: ModelProto) -> dict[str, int]:
@@ -105,28 +138,32 @@ def _outputs(model: ModelProto, feeds: dict[str, np.ndarray]) -> list[np.ndarray
 
 
 def measure(case: Case) -> None:
-    """Options: `contestant`, and `repeat`, how many times it is timed (the fastest counts)."""
+    """Options: `contestant`; `repeat`, how many times it is timed (the fastest counts); `save`, where the result goes, if set."""
     work = CONTESTANTS[case.options["contestant"]]
     source = ModelProto()
     source.CopyFrom(case.model)
     case.record |= {"ops_before": operators(source), "bytes_before": source.ByteSize()}
     case.record["nodes_before"] = sum(case.record["ops_before"].values())
-    result = None
+    result, said = None, {}
     try:
         seconds = []
         for _ in range(case.options["repeat"] + 1):  # the first one pays for imports
             given = ModelProto()
             given.CopyFrom(case.model)
             case.stage("simplify")
-            result = timed(case.record, "seconds", lambda m=given: work(m))
+            result, said = timed(case.record, "seconds", lambda m=given: work(m))
             seconds.append(case.record["seconds"])
         case.record["first_seconds"], case.record["seconds"] = seconds[0], min(seconds[1:] or seconds)
     except Exception as error:
         case.fail(error, Path(__file__).parent)
         return
+    case.record |= said
     case.record["rss_mb"] = peak_rss_mb()
+    if case.options.get("save"):
+        onnx.save(result, case.options["save"])
     case.record |= {"ops": operators(result), "bytes": result.ByteSize(), **parameters(result)}
     case.record["nodes"] = sum(case.record["ops"].values())
+    case.record["new_domains"] = new_domains(source, result)
     case.record["check"] = check(result)
     case.record["run"] = run(result, case.feeds)
     case.record["same_interface"] = interface(source) == interface(result)

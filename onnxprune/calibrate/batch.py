@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Feeds = dict[str, NDArray[Any]]
+_JUDGES = 4  # samples
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,18 @@ def digests(batch: Batch) -> NDArray[np.int64]:
     size = batch_size(batch)
     arrays = [np.ascontiguousarray(a) for a in batch.feeds.values() if a.ndim and len(a) == size]
     return np.array([zlib.crc32(b"".join(a[k].tobytes() for a in arrays)) for k in range(size)], np.int64)
+
+
+def held_out(batch: Batch) -> NDArray[np.bool_]:
+    """Every fifth sample, by its content: the same ones in any order and any batches `(N,)`."""
+    return np.asarray(digests(batch) % 5 == 0)
+
+
+def splits(samples: Samples) -> bool:
+    """Enough samples are held out to judge what is learned from the others."""
+    held = [held_out(b)[: b.count] for b in samples.batches]
+    own = int(sum(h.sum() for h in held))
+    return _JUDGES <= own <= sum(h.size for h in held) - _JUDGES
 
 
 @dataclass(frozen=True)

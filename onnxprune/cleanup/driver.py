@@ -21,7 +21,7 @@ def run_passes(work: Work, passes: Sequence[Pass], tell: Callable[[str], None] =
     Raises:
         RuntimeError: passes undo each other's work, which is a bug of ours.
     """
-    records = {p.name: PassRecord() for p in passes}
+    records = {p.name: PassRecord(needs_opset=p.since if p.since > work.opset else 0) for p in passes}
     possible = [p for p in passes if p.since <= work.opset]
     for _ in range(_MOST_ROUNDS):
         infer_shapes(work)

@@ -20,7 +20,8 @@ from pathlib import Path
 import onnx_ir as ir
 from onnx import ModelProto, ValueInfoProto, helper
 
-from onnxprune.cleanup.work import DECLARED, all_values
+from onnxprune.cleanup.reading import all_values
+from onnxprune.cleanup.work import DECLARED
 from onnxprune.io.structure import copy_structure
 from onnxprune.io.walk import nested_graphs
 

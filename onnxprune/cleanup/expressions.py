@@ -6,7 +6,8 @@ import math
 
 import onnx_ir as ir
 
-from onnxprune.cleanup.work import Work, full_name
+from onnxprune.cleanup.reading import full_name
+from onnxprune.cleanup.work import Work
 
 _CLOSE = 1e-6  # relative; constants are written with the digits of their type
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from onnxprune.cleanup.expressions import close, number, other, scaled, shifted
-from onnxprune.cleanup.work import Work, full_name
+from onnxprune.cleanup.reading import full_name
+from onnxprune.cleanup.work import Work
 
 _CUBE = 0.044715
 _ROOT = math.sqrt(2 / math.pi)

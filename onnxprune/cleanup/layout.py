@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from onnxprune.cleanup.work import Dim
+from onnxprune.cleanup.reading import Dim
 
 
 @dataclass(eq=False)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from onnxprune.cleanup.work import MARK, Work, all_values
+from onnxprune.cleanup.reading import all_values
+from onnxprune.cleanup.work import MARK, Work
 
 
 def settle_names(work: Work) -> None:

@@ -23,11 +23,13 @@ class PassRecord:
         changes: nodes or constants it changed, over all rounds.
         seconds: it took.
         declined: node name -> why the pass left it alone, in the end.
+        needs_opset: version of the ONNX domain without which it could not run; 0 where it could.
     """
 
     changes: int = 0
     seconds: float = 0.0
     declined: dict[str, str] = field(default_factory=dict)
+    needs_opset: int = 0
 
 
 @dataclass

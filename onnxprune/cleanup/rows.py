@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
-from onnxprune.cleanup.work import Dim, Work, full_name
+from onnxprune.cleanup.reading import Dim, full_name
+from onnxprune.cleanup.work import Work
 
 RESHAPES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 _UNARY = {

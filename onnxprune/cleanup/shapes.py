@@ -9,9 +9,10 @@ import onnx
 import onnx_ir as ir
 import sympy
 
+from onnxprune.cleanup.reading import all_values
 from onnxprune.cleanup.symbol_rules import propagate
 from onnxprune.cleanup.symbols import as_int
-from onnxprune.cleanup.work import Work, all_values
+from onnxprune.cleanup.work import Work
 from onnxprune.io.walk import nested_graphs
 
 _MOST_SWEEPS = 8

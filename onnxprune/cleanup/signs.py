@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from onnxprune.cleanup.work import Work, full_name
+from onnxprune.cleanup.reading import full_name
+from onnxprune.cleanup.work import Work
 
 _NOT_NEGATIVE = ("Relu", "Sigmoid", "HardSigmoid", "Softmax", "Abs", "Exp", "Softplus", "Sqrt")
 _KEEPS_SIGN = (

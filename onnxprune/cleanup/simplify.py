@@ -14,15 +14,17 @@ from onnxprune.cleanup.driver import run_passes
 from onnxprune.cleanup.exchange import give_back, take_in
 from onnxprune.cleanup.naming import settle_names
 from onnxprune.cleanup.opset import raise_opset
+from onnxprune.cleanup.reading import Options
 from onnxprune.cleanup.registry import Pass, all_passes
 from onnxprune.cleanup.result import PassRecord, SimplifyReport, SimplifyResult, operators
 from onnxprune.cleanup.verify import verify_same
-from onnxprune.cleanup.work import Options, Work
+from onnxprune.cleanup.work import Work
 from onnxprune.errors import UsageError, VerificationError
 from onnxprune.io.check import complaint
 from onnxprune.io.load import load_in_place
 from onnxprune.io.structure import model_size
 from onnxprune.io.walk import tensors
+from onnxprune.prepare.prepare import check_shapes
 
 Source: TypeAlias = str | os.PathLike[str] | ModelProto
 Progress: TypeAlias = Callable[[str, float], None]
@@ -63,7 +65,7 @@ def simplify(
         progress: called with what is being done and the share that is done, 0..1.
 
     Raises:
-        ModelError: the model can't be read or is not valid.
+        ModelError: the model can't be read or is not valid, or a shape does not fit it.
         UsageError: there is no such pass, or the opset is older than the model's or newer than onnx knows.
         VerificationError: the result does not compute the same; this is a bug of ours, and nothing is returned.
     """
@@ -74,6 +76,7 @@ def simplify(
     source, folder = _read(model)
     if size_threshold is not None and size_threshold < 0:
         raise UsageError(f"size threshold {size_threshold}: has to be 0 or more")
+    check_shapes(source, shapes or {})
     raised = raise_opset(source, opset)
     made, records, threshold = _smallest(raised, source, folder, chosen, size_threshold, keep_defaults, tell)
     report = SimplifyReport(
@@ -119,16 +122,19 @@ def _smallest(
     keep_defaults: bool,
     tell: Progress,
 ) -> tuple[ModelProto, dict[str, PassRecord], int]:
-    """The result with the largest threshold that lets the file not grow; the source itself where nothing changed."""
-    before = model_size(source)
+    """The result with the largest threshold that lets the file not grow; the source itself where nothing changed.
+
+    A newer opset may need more bytes by itself.
+    """
+    before = max(model_size(source), model_size(raised))
     tries = SIZE_THRESHOLDS if threshold is None else (threshold,)
     for tried in tries:
-        made, records = _run(raised, folder, chosen, Options(tried, keep_defaults), tell)
+        made, records = _run(raised, folder, chosen, Options(tried, keep_defaults, threshold is not None), tell)
         if raised is source and not any(r.changes for r in records.values()):
             return source, records, tried
-        if threshold is not None or raised is not source or model_size(made) <= before:
+        if threshold is not None or model_size(made) <= before:
             return made, records, tried
-    return source, {p.name: PassRecord() for p in chosen}, 0
+    return raised, {p.name: PassRecord() for p in chosen}, 0
 
 
 def _run(

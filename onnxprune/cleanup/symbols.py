@@ -15,7 +15,8 @@ import sympy
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from onnxprune.cleanup.work import Dim, Work
+    from onnxprune.cleanup.reading import Dim
+    from onnxprune.cleanup.work import Work
 
 Number: TypeAlias = Any  # int or sympy expression
 Elements: TypeAlias = NDArray[np.object_]  # of Numbers; None where nothing is known

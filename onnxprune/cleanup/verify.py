@@ -16,7 +16,7 @@ from onnxprune.proof.branches import other_branches
 from onnxprune.proof.inputs import random_inputs
 from onnxprune.proof.oracle import TOLERANCE, SourceError, Verification, compare
 from onnxprune.proof.session import run
-from onnxprune.shapes.dims import assignments
+from onnxprune.shapes.dims import assignments, graph_inputs
 from onnxprune.shapes.evaluate import RANDOM
 from onnxprune.shapes.infer import infer
 
@@ -49,6 +49,9 @@ def verify_same(
     """
     if source.functions:
         source = inliner.inline_local_functions(source)
+    for value in graph_inputs(source):
+        if not value.type.HasField("tensor_type"):
+            return f"input {value.name!r} is a sequence, an optional or a map, and random inputs are tensors"
     graph = import_graph(source)
     tolerance = max((TOLERANCE.get(t.data_type, _TOLERANCE) for t in source.graph.initializer), default=_TOLERANCE)
     results: list[Verification] = []

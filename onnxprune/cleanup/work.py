@@ -1,20 +1,18 @@
-"""A model on its way, and the verbs with which passes read and change it."""
+"""A model on its way, and the verbs with which passes change it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
+from onnxprune.cleanup.reading import Array, Dim, Reading, all_values, full_name
 from onnxprune.cleanup.registry import Declined
 from onnxprune.cleanup.symbols import Symbols
 
-Array: TypeAlias = NDArray[Any]
-Dim: TypeAlias = int | str | None
 Attribute: TypeAlias = int | float | str | Sequence[int] | Sequence[float] | Sequence[str] | ir.TensorProtocol | ir.Graph
 _UNIFORM = 1024  # bytes; larger constants of one repeated number are made by ConstantOfShape
 MARK = "/~"  # between the name of a value and the number of one that took its place
@@ -22,27 +20,14 @@ DECLARED = "onnxprune.declared"  # type and shape that the source declares for a
 
 
 @dataclass
-class Options:
-    """What a simplification may do.
-
-    Attributes:
-        size_threshold: bytes by which the file may grow for one constant that takes the place of nodes.
-        keep_defaults: a caller may feed inputs that have an initializer, so they are no constants.
-    """
-
-    size_threshold: int = 1 << 16
-    keep_defaults: bool = False
-
-
-@dataclass
-class Work:
+class Work(Reading):
     """A model that is being simplified.
 
     Constants of the main graph and its bodies are initializers of the main graph, also those of Constant nodes. In functions
     they are Constant nodes.
 
     Attributes:
-        model: the model; passes change it in place, by the verbs below.
+        model: the model; passes change it in place, by the verbs below, and read it by those of `Reading`.
         options: what may be done.
         root: graph or function that the present node lies in, at any depth.
         names: of all values; a name is never used for two of them.
@@ -50,9 +35,6 @@ class Work:
         declined: why the present pass left a node alone that it was made for, by the name of the node.
     """
 
-    model: ir.Model
-    options: Options = field(default_factory=Options)
-    root: ir.Graph | ir.Function | None = None
     names: set[str] = field(default_factory=set)
     symbols: Symbols = field(default_factory=lambda: Symbols())
     declined: dict[str, str] = field(default_factory=dict)
@@ -65,122 +47,6 @@ class Work:
     def decline(self, node: ir.Node, reason: object) -> None:
         """Notes why the present pass leaves a node alone."""
         self.declined[node.name or str(node.outputs[0].name)] = f"{node.op_type}: {reason}"
-
-    # ---- reading ----
-
-    @property
-    def opset(self) -> int:
-        """Version of the ONNX domain that the model imports."""
-        return int(self.model.opset_imports.get("", 0) or self.model.opset_imports.get("ai.onnx", 0))
-
-    def nodes(self, ops: Sequence[str] = ()) -> Iterator[ir.Node]:
-        """Nodes of all graphs and functions, outer before inner; those that are removed meanwhile are left out."""
-        wanted = set(ops)
-        for root in roots(self.model):
-            found = [n for n in ir.traversal.RecursiveGraphIterator(root) if not wanted or full_name(n) in wanted]
-            for node in found:
-                if node.graph is not None:
-                    self.root = root
-                    yield node
-
-    def producer(self, value: ir.Value | None, *ops: str) -> ir.Node | None:
-        """The node that makes a value, where its operator is one of `ops` (any where none is given)."""
-        node = None if value is None else value.producer()
-        return node if node is not None and (not ops or full_name(node) in ops) else None
-
-    def reader(self, value: ir.Value, *ops: str) -> ir.Node | None:
-        """The one node that reads a value, once, where nobody else sees it and its operator is one of `ops`."""
-        if not self.private(value):
-            return None
-        (usage,) = value.uses()
-        return usage.node if not ops or full_name(usage.node) in ops else None
-
-    def private(self, value: ir.Value) -> bool:
-        """Exactly one input of one node reads the value, and it is no output: it may change with its reader."""
-        return len(value.uses()) == 1 and not value.is_graph_output()
-
-    def is_constant(self, value: ir.Value | None) -> bool:
-        """The value is the same in every run: not an input that a caller may feed."""
-        if value is None or value.is_graph_input():
-            return False
-        return value.const_value is not None or self._fill(value) is not None
-
-    def constant(self, value: ir.Value | None, limit: int | None = None) -> Array | None:
-        """The constant in a value, `None` where it is none or holds more than `limit` bytes. Not to be written to.
-
-        A ConstantOfShape of a constant shape is a constant too: a view of one element, of any size, without memory.
-        Types that numpy lacks (bfloat16, float8, int4) come as those of `ml_dtypes`.
-        """
-        if value is None or value.is_graph_input():
-            return None
-        held = value.const_value
-        if held is None:
-            return self._fill(value)
-        if limit is not None and held.nbytes > limit:
-            return None
-        if held.dtype == ir.DataType.STRING:
-            return np.array(held.numpy(), dtype=object)
-        return np.asarray(held.numpy())
-
-    def scalar(self, value: ir.Value | None) -> float | int | bool | None:
-        """The number in a constant of one repeated number (of any shape); None where it is none."""
-        array = self.constant(value, limit=1 << 20)
-        if array is None or array.size == 0 or array.dtype == object:
-            return None
-        first = array.reshape(-1)[0] if array.size == 1 else array.flat[0]
-        if array.size > 1 and not (all(s == 0 for s in array.strides) or bool((array == first).all())):
-            return None
-        number = first.item() if array.dtype.kind in "fiub" else float(first)
-        return number if isinstance(number, float | int | bool) else None
-
-    def shape(self, value: ir.Value | None) -> tuple[Dim, ...] | None:
-        """The shape as far as it is known: numbers, names of dimensions, None for unknown ones."""
-        if value is None:
-            return None
-        if value.const_value is not None:
-            return sizes(value.const_value)
-        if value.shape is None:
-            return None
-        return tuple(d if isinstance(d, int) else d.value for d in value.shape)
-
-    def static_shape(self, value: ir.Value | None) -> tuple[int, ...] | None:
-        """The shape where all of it is known as numbers."""
-        shape = self.shape(value)
-        if shape is None:
-            return None
-        known = tuple(d for d in shape if isinstance(d, int))
-        return known if len(known) == len(shape) else None
-
-    def rank(self, value: ir.Value | None) -> int | None:
-        """Number of axes, where it is known."""
-        shape = self.shape(value)
-        return None if shape is None else len(shape)
-
-    def dtype(self, value: ir.Value | None) -> ir.DataType | None:
-        """Element type, where it is known and the value is a tensor."""
-        if value is None:
-            return None
-        if value.const_value is not None:
-            return value.const_value.dtype
-        return value.dtype if isinstance(value.type, ir.TensorType) else None
-
-    def attribute(self, node: ir.Node, name: str, default: Any = None) -> Any:
-        """The value of an attribute: int, float, str, tuples of these, tensor or graph. `default` where it is not there.
-
-        Raises:
-            Declined: it refers to an attribute of the function, so it differs from call to call.
-        """
-        held = node.attributes.get(name)
-        if held is None:
-            return default
-        if held.is_ref():
-            raise Declined(f"attribute {name!r} is given by the caller of the function; inline it")
-        value = held.value
-        return tuple(value) if isinstance(value, list | tuple) else value
-
-    def input(self, node: ir.Node, index: int) -> ir.Value | None:
-        """Input `index`; None where it is omitted."""
-        return node.inputs[index] if index < len(node.inputs) else None
 
     # ---- changing ----
 
@@ -355,20 +221,6 @@ class Work:
 
     # ---- constants ----
 
-    def _fill(self, value: ir.Value) -> Array | None:
-        """The constant that a ConstantOfShape makes, as a view of one element."""
-        node = value.producer()
-        if node is None or full_name(node) != "ConstantOfShape" or node.inputs[0] is None:
-            return None
-        shape = node.inputs[0].const_value
-        if shape is None or node.inputs[0].is_graph_input():
-            return None
-        held = node.attributes.get("value")
-        if held is not None and held.is_ref():
-            return None
-        one = np.zeros(1, np.float32) if held is None else np.asarray(held.value.numpy())
-        return np.broadcast_to(one.reshape(()), tuple(int(d) for d in shape.numpy()))
-
     def _made(self, array: Array, like: ir.Value) -> ir.Value:
         dims = self.keep(ir.tensor(np.array(array.shape, np.int64)), like)
         one = ir.tensor(np.array([array.flat[0]], array.dtype))
@@ -403,32 +255,6 @@ class Work:
             root.insert_before(root[0], node)
         else:
             root.append(node)
-
-
-def full_name(node: ir.Node) -> str:
-    """`Conv`, or `com.microsoft::Gelu` where the operator is not of the ONNX domain."""
-    return node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}::{node.op_type}"
-
-
-def sizes(tensor: ir.TensorProtocol) -> tuple[int, ...]:
-    """The shape of a tensor."""
-    return tuple(d for d in tensor.shape if isinstance(d, int))
-
-
-def roots(model: ir.Model) -> list[ir.Graph | ir.Function]:
-    """The main graph, then the functions."""
-    return [model.graph, *model.functions.values()]
-
-
-def all_values(model: ir.Model) -> Iterator[ir.Value]:
-    """Every value: inputs, initializers and outputs of nodes, of all graphs and functions."""
-    for root in roots(model):
-        yield from root.inputs
-        for graph in (root if isinstance(root, ir.Graph) else root.graph, *root.subgraphs()):
-            yield from graph.initializers.values()
-            yield from graph.inputs
-        for node in ir.traversal.RecursiveGraphIterator(root):
-            yield from node.outputs
 
 
 def _keep_known(new: ir.Value, old: ir.Value) -> None:

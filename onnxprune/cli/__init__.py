@@ -17,6 +17,9 @@ _EVERYWHERE = {"--debug": "--debug", "-v": "-v", "--verbose": "-v", "-q": "-q", 
 
 def main() -> NoReturn:
     """Entry point of the installed command."""
+    from onnxprune.cli.process import prepare_process
+
+    prepare_process()
     sys.exit(run(sys.argv[1:]))
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from onnxprune.budget.curves import calibrated, probed
-from onnxprune.calibrate.batch import Samples
+from onnxprune.calibrate.batch import Samples, splits
 from onnxprune.groups.classes import Ids
 from onnxprune.groups.group import Group, Groups
 from onnxprune.io.journal import Journal
@@ -119,7 +119,14 @@ def gather(
     if needs.statistics:
         inner = progress("statistics")
         measured = channel_statistics(
-            reference.model, groups, samples, budget=budget, providers=providers, journal=journal, progress=inner
+            reference.model,
+            groups,
+            samples,
+            apart=needs.removals and splits(samples),
+            budget=budget,
+            providers=providers,
+            journal=journal,
+            progress=inner,
         )
         found.expected = Expected(measured)
         clock("statistics")

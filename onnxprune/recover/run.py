@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from onnxprune.calibrate.batch import Batch, Samples, digests
+from onnxprune.calibrate.batch import Samples, held_out
 from onnxprune.groups.classes import Mask
 from onnxprune.groups.group import Groups
 from onnxprune.recover.solve import Mode
@@ -19,7 +19,6 @@ from onnxprune.statistics.stream import Stream, View
 from onnxprune.trace.value import Value
 
 Array = NDArray[Any]
-_HELD = 5  # every fifth sample judges
 
 
 @dataclass
@@ -61,8 +60,3 @@ class Run:
         """Both models, batch by batch, with the tensors that their streams hold."""
         for b, batch in enumerate(self.samples.batches):
             yield View(self.dense, b, batch, {}), View(self.pruned, b, batch, {})
-
-
-def held_out(batch: Batch) -> NDArray[np.bool_]:
-    """Which samples judge, by their content: the same in any order and any batches `(N,)`."""
-    return np.asarray(digests(batch) % _HELD == 0)

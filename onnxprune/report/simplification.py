@@ -35,14 +35,15 @@ def operators_table(report: SimplifyReport, *, verbose: bool) -> Table:
 
 
 def passes_table(report: SimplifyReport, *, verbose: bool) -> Table:
-    """What each pass did; those that did nothing only if `verbose`."""
+    """What each pass did; those that did nothing, or need a newer opset, only if `verbose`."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("pass", overflow="fold")
     table.add_column("changes", justify="right", no_wrap=True)
     table.add_column("time", justify="right", no_wrap=True)
     for name, record in report.passes.items():
         if record.changes or verbose:
-            table.add_row(Text(name), f"{record.changes:,}", f"{record.seconds * 1000:.0f} ms")
+            did = f"{record.changes:,}", f"{record.seconds * 1000:.0f} ms"
+            table.add_row(Text(name), *(("opset", str(record.needs_opset)) if record.needs_opset else did))
     return table
 
 
@@ -55,7 +56,7 @@ def simplify_notes(report: SimplifyReport, *, verbose: bool) -> list[Note]:
     """
     notes = [Note("time", f"{report.seconds:.2f} s, check {report.check_seconds:.2f} s")]
     if report.bytes_after > report.bytes_before:
-        notes.append(Note("size", "the file grows, as --size-threshold allows", "bold yellow"))
+        notes.append(Note("size", "the file grows, as --size-threshold or --opset allows", "bold yellow"))
     declined = [(name, node, why) for name, r in report.passes.items() for node, why in r.declined.items()]
     if declined and not verbose:
         notes.append(Note("declined", f"{plural(len(declined), 'rewrite')}; -v shows why"))

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from scipy.linalg import cho_factor, cho_solve
 
-from onnxprune.calibrate.batch import Batch, Samples
+from onnxprune.calibrate.batch import Batch, Samples, splits
 from onnxprune.errors import ModelError
 from onnxprune.groups.classes import Ids
 from onnxprune.groups.group import Group, Groups
@@ -282,7 +282,7 @@ class OutputError:
 
     def __init__(self, stitched: Stitched, model: onnx.ModelProto, samples: Samples, most: int) -> None:
         self.stitched, self.mask = stitched, samples.mask
-        self.batches = list(chosen(model, samples, most))
+        self.batches = list(chosen(model, samples, most, held=splits(samples)))
         nothing = stitched.feeds({})
         self.dense = [stitched.run(batch, nothing) for batch, _ in self.batches]
 

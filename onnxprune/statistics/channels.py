@@ -13,7 +13,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from onnxprune.calibrate.batch import Batch, Samples, batch_size
+from onnxprune.calibrate.batch import Batch, Samples, batch_size, held_out
 from onnxprune.groups.group import Groups
 from onnxprune.io.journal import Entry, Journal
 from onnxprune.statistics.accumulate import Accumulator, picked, pieces
@@ -34,6 +34,7 @@ _AT_ONCE = 16  # tensors of one pass; what is lost where a run is cut off
 _ROWS = 16  # for each channel, where the samples have as many; positions of a sample say nearly the same
 _LEAST, _MOST = 16384, 65536
 _ENOUGH = 8  # for each channel, where products are large
+_FIRST = 8  # positions of a sequence that are always looked at
 _ELEMENTS = 1e8  # of the rows of all groups; many small groups cost more to read than to multiply
 _WORK = 2.5e10  # multiply-accumulates for one Gram matrix
 
@@ -78,6 +79,7 @@ def channel_statistics(
     groups: Groups,
     samples: Samples,
     *,
+    apart: bool = False,
     budget: int = 1 << 30,
     providers: Providers = CPU,
     journal: Journal | None = None,
@@ -89,6 +91,7 @@ def channel_statistics(
         model: the model that `groups` analyses.
         groups: its analysis.
         samples: calibration samples.
+        apart: without the samples that are held out.
         budget: bytes of activations held in memory.
         providers: that the model runs on.
         journal: where finished statistics lie; its key is all of the above.
@@ -106,10 +109,14 @@ def channel_statistics(
         read.setdefault(key, []).append(linear)
     result = []
     together = list(_together(groups, {key: labels[0].size for key, labels in known.items()}, budget // 2))
-    section = None if journal is None else journal.section("statistics", model, together, samples, budget, asdict(providers))
+    section = (
+        None
+        if journal is None
+        else journal.section("statistics", model, together, samples, apart, budget, asdict(providers))
+    )
     complete = section is not None and all(section.has(str(p)) for p in together)
     for k, part in enumerate(together):
-        collectors = [_Collector(key, known[key][0].size, samples, providers) for key in part]
+        collectors = [_Collector(key, known[key][0].size, samples, apart, providers) for key in part]
         entry = None if section is None else section.get(str(part))
         for view in stream.walk([name for name, _ in part]) if not complete or entry is None else ():
             progress("reading activations", (k + view.index / len(samples.batches)) / len(together))
@@ -216,8 +223,8 @@ def _together(groups: Groups, read: Mapping[_Key, int], room: int) -> Iterator[l
 class _Collector:
     """Moments of one tensor over its channels, which lie on one axis or several."""
 
-    def __init__(self, key: _Key, channels: int, samples: Samples, providers: Providers) -> None:
-        self.key, self.channels, self.samples, self.providers = key, channels, samples, providers
+    def __init__(self, key: _Key, channels: int, samples: Samples, apart: bool, providers: Providers) -> None:
+        self.key, self.channels, self.samples, self.apart, self.providers = key, channels, samples, apart, providers
         self.limit = positions_of_each(channels, samples)
         self.rows = Accumulator(1, channels, 0, self.limit * samples.count, key[0])
         self.zeros = np.zeros(channels)
@@ -236,7 +243,7 @@ class _Collector:
         axis = -1 if axes[0] == x.ndim - 1 else axes[0]
         form = Dense(axis, False).arranged(x.shape, batch_size(view.batch))
         chosen = spread(form.positions(x), self.limit)
-        use = counted_rows(view.batch, self.samples.mask, x, chosen, form)
+        use = self.counted(view.batch, x, chosen, form)
         for part, rows in pieces(form, x, chosen):
             flat = picked(rows, use[part])
             self.zeros += (flat <= 0).sum(axis=(0, 1))
@@ -251,8 +258,13 @@ class _Collector:
             form = form.arranged(shaped.shape, batch_size(view.batch))
             self.device = DeviceMoments(form, (1, self.channels, 0), [], 1, self.providers)
         chosen = spread(self.device.form.positions(shaped), self.limit)
-        use = counted_rows(view.batch, self.samples.mask, shaped, chosen, self.device.form)
+        use = self.counted(view.batch, shaped, chosen, self.device.form)
         self.device.add(view.value(name), [], chosen, [use])
+
+    def counted(self, batch: Batch, tensor: Array, chosen: Array, form: Form) -> NDArray[np.bool_]:
+        """Rows `(N, P)` that are looked at."""
+        use = counted_rows(batch, self.samples.mask, tensor, chosen, form)
+        return use & ~judging(held_out(batch), len(use))[:, None] if self.apart else use
 
     @property
     def unlabelled(self) -> NDArray[np.int32]:
@@ -287,10 +299,17 @@ def positions_of_each(channels: int, samples: Samples, groups: int = 1, outputs:
 
 @lru_cache(64)
 def spread(total: int, limit: int) -> Array:
-    """At most `limit` of `total` positions, the same for every sample."""
+    """At most `limit` of `total` positions, the same for every sample: the first ones, and some of the others.
+
+    The first ones of a sequence are not like the others: class tokens, registers, the token that attention rests on where
+    it has nothing to look at. What language models hold there is hundreds of times larger, and a fit that has not seen it
+    breaks it.
+    """
     chosen = np.arange(total)
     if total > limit:
-        chosen = np.sort(np.random.default_rng(total).permutation(total)[:limit])
+        first = min(_FIRST, limit // 2)
+        others = first + np.random.default_rng(total).permutation(total - first)[: limit - first]
+        chosen = np.concatenate([chosen[:first], np.sort(others)])
     chosen.flags.writeable = False
     return chosen
 

@@ -8,7 +8,8 @@ replaced by the best linear guess from those that stay,
     x_R -> mean_R + S_RS S_SS^-1 (x_S - mean_S)
 
 (S is the covariance that the criterion has already), and the relative squared error of the outputs is taken. That is one
-forward pass for each width, and what the greedy elimination promises: its compensation, before any fit.
+forward pass for each width, and what the greedy elimination promises: its compensation, before any fit. S comes from other
+samples than those that are looked at: on its own, a wide layer with few samples seems to do without most of its channels.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 from onnx import helper
 from scipy.linalg import cho_factor, cho_solve
 
-from onnxprune.calibrate.batch import Batch, Samples
+from onnxprune.calibrate.batch import Batch, Samples, splits
 from onnxprune.errors import ModelError
 from onnxprune.groups.classes import Ids
 from onnxprune.groups.group import Groups
@@ -56,7 +57,8 @@ def removal_effects(
 ) -> dict[str, list[float]]:
     """Relative squared error of the model's outputs after each of some removals, the mean over float outputs.
 
-    At most `SAMPLES` samples are looked at; which ones follows from their content.
+    At most `SAMPLES` samples are looked at; which ones follows from their content. They are among those that are held out,
+    where there are enough: then the statistics must be without them (`channel_statistics(apart=True)`).
 
     Args:
         model: the model that `groups` analyses.
@@ -90,7 +92,7 @@ def removal_effects(
     totals = [np.zeros((len(outputs), 2)) for _ in work]
     known = _Known(groups, places)
     try:
-        for b, (batch, rows) in enumerate(chosen(model, samples, SAMPLES)):
+        for b, (batch, rows) in enumerate(chosen(model, samples, SAMPLES, held=splits(samples))):
             probe.begin(batch)
             for n, (_, ids) in enumerate(work):
                 progress("measuring removals", min((b + n / len(work)) / max(len(samples.batches), 1), 1.0))

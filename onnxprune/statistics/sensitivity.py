@@ -24,7 +24,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
-from onnxprune.calibrate.batch import Batch, Samples, batch_size, digests
+from onnxprune.calibrate.batch import Batch, Samples, batch_size, digests, held_out
 from onnxprune.calibrate.signature import signature
 from onnxprune.errors import ModelError
 from onnxprune.groups.group import Group, Groups
@@ -39,6 +39,7 @@ from onnxprune.statistics.providers import CPU, Providers
 Array = NDArray[Any]
 EPSILON = 0.1
 SAMPLES = 64
+_NONE = 1 << 32  # above all digests
 _FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16)
 
 
@@ -167,17 +168,24 @@ def _with_noise(model: onnx.ModelProto, places: Sequence[_Place]) -> onnx.ModelP
     return model
 
 
-def chosen(model: onnx.ModelProto, samples: Samples, count: int = SAMPLES) -> Iterator[tuple[Batch, NDArray[np.int64]]]:
-    """Batches, and which of their samples count: those with the smallest digests."""
-    marks = np.sort(np.concatenate([digests(b)[: b.count] for b in samples.batches]))
-    bound = marks[min(count, len(marks)) - 1]
+def chosen(
+    model: onnx.ModelProto, samples: Samples, count: int = SAMPLES, *, held: bool = False
+) -> Iterator[tuple[Batch, NDArray[np.int64]]]:
+    """Batches, and which of their samples count: those with the smallest digests, of all or of those held out."""
+
+    def marks_of(batch: Batch) -> NDArray[np.int64]:
+        marks = digests(batch)[: batch.count]
+        return np.where(held_out(batch)[: batch.count], marks, _NONE) if held else marks
+
+    marks = np.sort(np.concatenate([marks_of(b) for b in samples.batches]))
+    bound = min(marks[min(count, len(marks)) - 1], _NONE - 1)
     try:
         wanted = signature(model)
         sliced = wanted.batched and wanted.batch is None
     except ModelError:
         sliced = False
     for batch in samples.batches:
-        rows = np.flatnonzero(digests(batch)[: batch.count] <= bound)
+        rows = np.flatnonzero(marks_of(batch) <= bound)
         if not rows.size:
             continue
         if sliced and all(a.ndim and len(a) == batch_size(batch) for a in batch.feeds.values()):

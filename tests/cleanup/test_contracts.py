@@ -121,11 +121,28 @@ def test_opset_is_raised_on_request_only():
         onnxprune.simplify(source, opset=11)
 
 
-def test_a_constant_that_would_make_the_file_grow_stays_computed():
+def test_a_raised_model_keeps_what_the_source_says_and_no_more():
+    source = make("(float[n,4] x) => (float[n,4] y) { a = MatMul(x, w) y = Relu(a) }", {"w": (4, 4)}, opset=13)
+    source.metadata_props.add(key="licence", value="MIT")
+    source.graph.metadata_props.add(key="stage", value="prototype")
+    source.graph.input[0].type.tensor_type.shape.dim[0].denotation = "DATA_BATCH"
+    source.graph.node[0].name = "projection"
+    source.graph.node[0].metadata_props.add(key="layer", value="0")
+    raised = onnxprune.simplify(source, opset=18).model
+    assert list(raised.metadata_props) == list(source.metadata_props)
+    assert list(raised.graph.metadata_props) == list(source.graph.metadata_props)
+    assert list(raised.graph.input) == list(source.graph.input)
+    assert list(raised.graph.output) == list(source.graph.output)
+    assert list(raised.graph.node[0].metadata_props) == list(source.graph.node[0].metadata_props)
+    assert not raised.graph.value_info
+
+
+@pytest.mark.parametrize("opset", [None, 18])
+def test_a_constant_that_would_make_the_file_grow_stays_computed(opset):
     body = "(float[1000,1] x) => (float[1000,1000] y) { r = Range(a, b, c)  f = Cast<to=1>(r)  y = Mul(x, f) }"
     weights = {"a": np.int64(0), "b": np.int64(1000), "c": np.int64(1)}
     source = make(body, {k: np.asarray(v) for k, v in weights.items()})
-    result = onnxprune.simplify(source)
+    result = onnxprune.simplify(source, opset=opset)
     assert result.report.bytes_after <= result.report.bytes_before
     assert "Range" in ops(result.model)
     assert any("grow" in why for r in result.report.passes.values() for why in r.declined.values())

@@ -132,3 +132,17 @@ def test_an_interrupt_while_the_file_is_written(invoke, model, tmp_path, monkeyp
     result = invoke("prune", model, "-o", tmp_path / "out.onnx", "--no-latency")
     assert (result.code, result.out) == (130, "")
     assert sorted(os.listdir(tmp_path)) == ["model.onnx"]
+
+
+def test_threads_of_blas_are_told_to_sleep_before_numpy_is_loaded(environment):
+    code = """
+import os, sys
+import onnxprune.cli
+from onnxprune.cli.process import prepare_process
+prepare_process()
+print("numpy" in sys.modules, os.environ["OPENBLAS_THREAD_TIMEOUT"])
+"""
+    told = {k: v for k, v in environment.items() if k != "OPENBLAS_THREAD_TIMEOUT"}
+    for given, expected in ((told, "False 4"), (told | {"OPENBLAS_THREAD_TIMEOUT": "20"}, "False 20")):
+        done = subprocess.run([sys.executable, "-c", code], env=given, capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == expected

@@ -52,6 +52,7 @@ def test_passes_are_chosen_by_name(invoke, noisy, tmp_path):
 def test_verbose_lists_all_passes_and_reasons(invoke, noisy, tmp_path):
     out = invoke("simplify", noisy, "-o", tmp_path / "out.onnx", "-v").out
     assert "constant-branch" in out and "Relu" in out
+    assert "opset" in next(line for line in out.splitlines() if "attention-rows" in line)
 
 
 def test_the_source_is_not_overwritten(invoke, noisy):
@@ -66,6 +67,9 @@ def test_bad_models_and_paths(invoke, noisy, tmp_path):
     assert invoke("simplify", tmp_path / "none.onnx", "-o", tmp_path / "out.onnx").code == 1
     assert invoke("simplify", noisy, "-o", tmp_path / "no" / "out.onnx").code == 2
     assert invoke("simplify", noisy, "-o", tmp_path / "out.onnx", "--opset", "3").code == 2
+    for shape in ("nothing=1,8", "image=2,9"):
+        wrong = invoke("simplify", noisy, "-o", tmp_path / "out.onnx", "--shape", shape)
+        assert wrong.code == 1 and "image" in wrong.err
     assert not (tmp_path / "out.onnx").exists()
 
 

@@ -200,6 +200,23 @@ def test_sequences_and_optionals():
     assert len(s) == 2 and np.array_equal(y, x) and has
 
 
+def test_inputs_that_are_no_tensors_stay_and_are_not_checked():
+    tensor = helper.make_tensor_type_proto(TensorProto.FLOAT, [2])
+    kinds = {"s": helper.make_sequence_type_proto(tensor), "o": helper.make_optional_type_proto(tensor)}
+    nodes = [
+        helper.make_node("Identity", ["s"], ["i"]),
+        helper.make_node("SequenceLength", ["i"], ["n"]),
+        helper.make_node("OptionalHasElement", ["o"], ["has"]),
+    ]
+    ends = [helper.make_tensor_value_info(n, k, []) for n, k in (("n", TensorProto.INT64), ("has", TensorProto.BOOL))]
+    graph = helper.make_graph(nodes, "g", [helper.make_value_info(n, k) for n, k in kinds.items()], ends)
+    source = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    result = onnxprune.simplify(source)
+    assert ops(result.model) == ["SequenceLength", "OptionalHasElement"]
+    assert list(result.model.graph.input) == list(source.graph.input)
+    assert result.report.verification is None and "'s' is a sequence" in result.report.unverified
+
+
 def test_local_functions_are_inlined_and_unused_ones_go():
     source = make(
         "(float[2,4] x) => (float[2,4] y) { a = own.twice(x)  y = own.twice(a) }",

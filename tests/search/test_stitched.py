@@ -42,11 +42,11 @@ class Setting:
             model = merge_channels(self.prepared, self.groups, alive, model, self.statistics, correct=False).model
         session, held = open_session(model, optimize=True)
         total = np.zeros(2)
-        for batch in self.samples.batches:
+        for batch, rows in self.errors.batches:
             feeds = {i.name: batch.feeds[i.name] for i in session.get_inputs()}
             (after,) = session.run(self.stitched.outputs, feeds)
             before = self.stitched.run(batch, self.stitched.feeds({}))[self.stitched.outputs[0]]
-            total += ((after - before) ** 2).sum(), (before**2).sum()
+            total += ((after - before)[rows] ** 2).sum(), (before[rows] ** 2).sum()
         assert held
         return total[0] / total[1]
 

@@ -187,3 +187,11 @@ def test_bodies_are_readers():
     flow = Flow(onnx.ModelProto.FromString(make(text, dict(w=(4, 4))).SerializeToString()))
     assert flow.readers["a"] == [(1, -1)]
     assert flow.ancestors(["y"]) == {0, 1}
+
+
+@pytest.mark.parametrize("total, limit", [(256, 129), (50, 32), (10, 3), (256, 1), (9, 9), (4, 8)])
+def test_the_first_positions_are_always_among_those_that_are_looked_at(total, limit):
+    chosen = spread(total, limit).tolist()
+    assert len(chosen) == len(set(chosen)) == min(total, limit)
+    assert chosen == sorted(chosen) and chosen[0] >= 0 and chosen[-1] < total
+    assert chosen[: min(8, limit // 2)] == list(range(min(8, limit // 2, total)))

@@ -1,10 +1,12 @@
 """Removal: what units that go do to the model's output when those that stay stand in for them."""
 
 import numpy as np
+import onnx
 import pytest
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
 from onnxprune.budget.curves import calibrated, probed
+from onnxprune.calibrate.batch import held_out, splits
 from onnxprune.io.constants import constant_array
 from onnxprune.pipeline.stages import analysed
 from onnxprune.select.allocate import Options, ranked
@@ -15,6 +17,8 @@ from onnxprune.statistics.removal import SAMPLES, damped, removal_effects
 from onnxprune.surgery.apply import stored_weights
 from tests.statistics.test_sensitivity import branches, samples
 
+OPSETS = [helper.make_opsetid("", 21)]
+
 
 class Case:
     """Two branches of 8 units whose outputs are added, the second one scaled."""
@@ -22,7 +26,7 @@ class Case:
     def __init__(self, factor, x):
         self.prepared, self.groups = analysed(branches(factor), width=False, shapes=None)
         self.given = samples(x)
-        self.statistics = channel_statistics(self.prepared.model, self.groups, self.given)
+        self.statistics = channel_statistics(self.prepared.model, self.groups, self.given, apart=splits(self.given))
         self.groups_by_weight = {g.members[0][0]: g for g in self.groups.groups}
         held = stored_weights(self.groups.trace.graph)
         self.weights = {n: np.asarray(constant_array(held[n]), np.float64) for n in ("wa", "va", "wb", "vb")}
@@ -42,15 +46,45 @@ def x():
 
 def test_the_error_is_that_of_the_best_linear_guess(x):
     case = Case(1.0, x)
+    held = np.concatenate([held_out(b) for b in case.given.batches])
+    assert splits(case.given) and 0 < held.sum() < len(x)
     hidden = np.maximum(x.astype(np.float64) @ case.weights["wa"], 0)
-    covariance = damped(np.cov(hidden.T, bias=True), len(x))
+    covariance = damped(np.cov(hidden[~held].T, bias=True), int((~held).sum()))
     gone, kept = [1, 4], [0, 2, 3, 5, 6, 7]
     guess = np.linalg.solve(covariance[np.ix_(kept, kept)], covariance[np.ix_(kept, gone)])
-    centred = hidden - hidden.mean(axis=0)
+    centred = (hidden - hidden[~held].mean(axis=0))[held]
     lost = (centred[:, kept] @ guess - centred[:, gone]) @ case.weights["va"][gone]
-    dense = hidden @ case.weights["va"] + np.maximum(x @ case.weights["wb"], 0) @ case.weights["vb"]
+    dense = (hidden @ case.weights["va"] + np.maximum(x @ case.weights["wb"], 0) @ case.weights["vb"])[held]
     found = case.effects(a=[("wa", gone)])["a"][0]
     assert found == pytest.approx(np.square(lost).sum() / np.square(dense).sum(), rel=1e-3)
+
+
+def wide(x, gone):
+    """Error of the output without some of 48 channels that have nothing to do with each other."""
+    rng = np.random.default_rng(1)
+    stored = {"eye": np.eye(48), "v": rng.standard_normal((48, 8))}
+    nodes = [helper.make_node("MatMul", ["x", "eye"], ["h"]), helper.make_node("MatMul", ["h", "v"], ["y"])]
+    infos = [helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, ["n", 16, size]) for n, size in (("x", 48), ("y", 8))]
+    weights = [numpy_helper.from_array(a.astype(np.float32), n) for n, a in stored.items()]
+    model = helper.make_model(
+        helper.make_graph(nodes, "g", infos[:1], infos[1:], weights), ir_version=10, opset_imports=OPSETS
+    )
+    prepared, groups = analysed(model, width=False, shapes=None)
+    given, group = samples(x), groups.groups[0]
+    ids = np.concatenate([group.buckets[0][k] for k in gone])
+
+    def effect(apart):
+        statistics = channel_statistics(prepared.model, groups, given, apart=apart)
+        return removal_effects(prepared.model, groups, given, statistics, {group.id: [ids]})[group.id][0]
+
+    return effect(True), effect(False)
+
+
+def test_few_samples_do_not_make_channels_seem_to_stand_in_for_each_other():
+    x = np.random.default_rng(0).standard_normal((96, 1, 48)).astype(np.float32)
+    apart, within = wide(np.repeat(x, 16, axis=1), range(24))  # many rows that say the same
+    assert apart > 0.45, "half of what is independent is half of the output"
+    assert within < 0.8 * apart
 
 
 def test_more_units_lose_more_and_a_faint_branch_loses_little(x):

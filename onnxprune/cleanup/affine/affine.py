@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from onnxprune.cleanup.reading import Array, full_name
 from onnxprune.cleanup.registry import Declined
-from onnxprune.cleanup.work import Array, Work, full_name
+from onnxprune.cleanup.work import Work
 
 FLOATS = (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 READ = ("BatchNormalization", "Mul", "Div", "Add", "Sub", "Neg")

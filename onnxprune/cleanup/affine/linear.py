@@ -7,8 +7,8 @@ import onnx_ir as ir
 
 from onnxprune.cleanup.affine.affine import Affine
 from onnxprune.cleanup.affine.plan import Plan, Rest, down, times, up
+from onnxprune.cleanup.reading import Array
 from onnxprune.cleanup.registry import Declined
-from onnxprune.cleanup.work import Array
 
 _PRECISE = 1 << 26  # bytes of a weight up to which sums over it are taken in float64
 

@@ -10,8 +10,8 @@ import onnx_ir as ir
 
 from onnxprune.cleanup.affine.affine import Affine, compact
 from onnxprune.cleanup.affine.plan import Plan, Rest, down, up
+from onnxprune.cleanup.reading import Array, Dim, full_name
 from onnxprune.cleanup.registry import Declined
-from onnxprune.cleanup.work import Array, Dim, full_name
 
 _RESHAPES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 _SAME = ("Identity", "Dropout")

@@ -16,8 +16,9 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxprune.cleanup.affine.affine import Affine
+from onnxprune.cleanup.reading import Array, full_name
 from onnxprune.cleanup.registry import Declined
-from onnxprune.cleanup.work import Array, Work, full_name
+from onnxprune.cleanup.work import Work
 
 Rest: TypeAlias = list[tuple[int, Affine]]
 Rule: TypeAlias = "Callable[[Plan, ir.Node, int, Affine], Rest]"
@@ -200,8 +201,11 @@ class Plan:
         """
         first = self._first()
         growth = sum(core(self._new[place]).nbytes for place in set(first.values())) - sum(self._freed())
-        if growth > min(_SLACK, self.work.options.size_threshold):
-            raise Declined(f"the file would grow by {growth} bytes, as the weights are shared")
+        options = self.work.options
+        if growth > (options.size_threshold if options.may_grow else min(_SLACK, options.size_threshold)):
+            raise Declined(
+                f"the file would grow by {growth} bytes, as the weights are shared; --size-threshold {growth} allows it"
+            )
         made: dict[_Place, ir.Value] = {}
         try:
             for place in dict.fromkeys(first.values()):

@@ -9,8 +9,8 @@ import onnx_ir as ir
 
 from onnxprune.cleanup.affine.affine import Affine, affine_of, compact
 from onnxprune.cleanup.affine.plan import Plan, Rest, down, times, up
+from onnxprune.cleanup.reading import Array, full_name
 from onnxprune.cleanup.registry import Declined
-from onnxprune.cleanup.work import Array, full_name
 
 _CHANNELS = ("BatchNormalization", "InstanceNormalization", "GroupNormalization")
 

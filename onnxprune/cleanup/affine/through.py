@@ -7,9 +7,9 @@ import onnx_ir as ir
 
 from onnxprune.cleanup.affine.affine import Affine
 from onnxprune.cleanup.affine.plan import Plan, Rest, down, up
+from onnxprune.cleanup.reading import full_name
 from onnxprune.cleanup.reductions import given_axes
 from onnxprune.cleanup.registry import Declined
-from onnxprune.cleanup.work import full_name
 
 _HOMOGENEOUS = ("Relu", "LeakyRelu", "PRelu", "Abs")
 _POOLS = ("AveragePool", "GlobalAveragePool", "MaxPool", "GlobalMaxPool")

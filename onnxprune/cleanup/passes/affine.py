@@ -8,8 +8,9 @@ from onnxprune.cleanup.affine import linear, moves, scaled, through  # noqa: F40
 from onnxprune.cleanup.affine.affine import READ, Affine, affine_of
 from onnxprune.cleanup.affine.plan import Plan
 from onnxprune.cleanup.gelu import gelu_around
+from onnxprune.cleanup.reading import full_name
 from onnxprune.cleanup.registry import Declined, node_pass
-from onnxprune.cleanup.work import Work, full_name
+from onnxprune.cleanup.work import Work
 
 
 @node_pass("affine", phase="absorb", ops=READ)

@@ -7,9 +7,10 @@ import math
 import numpy as np
 import onnx_ir as ir
 
+from onnxprune.cleanup.reading import full_name
 from onnxprune.cleanup.registry import Declined, node_pass
 from onnxprune.cleanup.signs import not_negative
-from onnxprune.cleanup.work import Work, full_name
+from onnxprune.cleanup.work import Work
 
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16)
 _BOUNDS = ("Relu", "Clip")
@@ -70,6 +71,20 @@ def _write(work: Work, node: ir.Node, x: ir.Value | None, low: float, high: floa
         for bound in (low, high)
     ]
     work.replace(node, "Clip", [x, *constants])
+
+
+@node_pass("cast-like", phase="clean", ops=("CastLike",))
+def cast_like(work: Work, node: ir.Node) -> bool:
+    """CastLike(x, t) = Cast(x, type of t): t need not be there for it.
+
+    1. The type of t is known.
+    """
+    target = work.dtype(node.inputs[1])
+    if target is None:
+        raise Declined("the type to be cast to is not known")
+    kept = {n: a.value for n, a in node.attributes.items()}
+    work.replace(node, "Cast", [node.inputs[0]], {"to": int(target), **kept})
+    return True
 
 
 @node_pass("cast-of-cast", phase="clean", ops=("Cast",))

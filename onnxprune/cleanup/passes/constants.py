@@ -7,8 +7,9 @@ import math
 import numpy as np
 import onnx_ir as ir
 
+from onnxprune.cleanup.reading import Array, full_name
 from onnxprune.cleanup.registry import Declined, model_pass
-from onnxprune.cleanup.work import Array, Work, full_name
+from onnxprune.cleanup.work import Work
 from onnxprune.shapes import evaluate
 
 _QUANTIZED = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"}

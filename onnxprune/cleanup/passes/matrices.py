@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from onnxprune.cleanup.reading import Dim, full_name
 from onnxprune.cleanup.registry import Declined, model_pass, node_pass
 from onnxprune.cleanup.rows import RESHAPES, Form, reshapes_rows, row_nodes
-from onnxprune.cleanup.work import Dim, Work, full_name
+from onnxprune.cleanup.work import Work
 
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16)
 

@@ -10,8 +10,9 @@ import onnx_ir as ir
 
 from onnxprune.cleanup import layout
 from onnxprune.cleanup.layout import Atom, Axes
+from onnxprune.cleanup.reading import full_name
 from onnxprune.cleanup.registry import node_pass
-from onnxprune.cleanup.work import Work, full_name
+from onnxprune.cleanup.work import Work
 
 MOVES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose")
 

@@ -8,9 +8,10 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxprune.cleanup.expressions import close, number, other, shifted
+from onnxprune.cleanup.reading import full_name
 from onnxprune.cleanup.reductions import given_axes
 from onnxprune.cleanup.registry import Declined, node_pass
-from onnxprune.cleanup.work import Work, full_name
+from onnxprune.cleanup.work import Work
 
 
 @dataclass(frozen=True)

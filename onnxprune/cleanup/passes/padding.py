@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
+from onnxprune.cleanup.reading import full_name
 from onnxprune.cleanup.registry import Declined, node_pass
 from onnxprune.cleanup.signs import not_negative
-from onnxprune.cleanup.work import Work, full_name
+from onnxprune.cleanup.work import Work
 
 _READERS = ("Conv", "AveragePool", "MaxPool")
 

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from onnxprune.cleanup.reading import full_name
 from onnxprune.cleanup.registry import Declined, model_pass, node_pass
 from onnxprune.cleanup.symbols import Elements, as_int
-from onnxprune.cleanup.work import Work, full_name
+from onnxprune.cleanup.work import Work
 
 _SOURCES = {"Constant", "ConstantOfShape"}
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import onnx_ir as ir
 
+from onnxprune.cleanup.reading import full_name, roots
 from onnxprune.cleanup.registry import model_pass
-from onnxprune.cleanup.work import Work, full_name, roots
+from onnxprune.cleanup.work import Work
 
 _RANDOM = {
     "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli", "Dropout",

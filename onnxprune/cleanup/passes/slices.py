@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from onnxprune.cleanup.reading import full_name
 from onnxprune.cleanup.registry import Declined, node_pass
-from onnxprune.cleanup.work import Work, full_name
+from onnxprune.cleanup.work import Work
 
 _BROADCASTS = {
     "Add", "Sub", "Mul", "Div", "Pow", "Mod", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "And",

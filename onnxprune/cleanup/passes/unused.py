@@ -5,8 +5,9 @@ from __future__ import annotations
 import onnx
 import onnx_ir as ir
 
+from onnxprune.cleanup.reading import full_name
 from onnxprune.cleanup.registry import node_pass
-from onnxprune.cleanup.work import Work, full_name
+from onnxprune.cleanup.work import Work
 
 _BY_COUNT = {"BatchNormalization", "Dropout"}  # how many outputs there are says, or said, how the node computes
 

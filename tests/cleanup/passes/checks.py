@@ -12,8 +12,9 @@ import onnxruntime as ort
 
 from onnxprune.cleanup.driver import run_passes
 from onnxprune.cleanup.exchange import give_back, take_in
+from onnxprune.cleanup.reading import Options
 from onnxprune.cleanup.registry import all_passes
-from onnxprune.cleanup.work import Options, Work
+from onnxprune.cleanup.work import Work
 
 BASE = ("lift-constants", "nothing")
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from onnx import numpy_helper
 
+import onnxprune
 from tests.cleanup.passes.checks import becomes, operators, outputs, run, same, stays
 from tests.models_text import make
 
@@ -265,6 +266,18 @@ def test_a_shared_weight_takes_what_all_of_its_readers_need(name, threshold):
 )
 def test_a_shared_weight_stays_where_its_readers_need_different_ones(second):
     stays(siamese("{a} = Conv(x{a}, w) {b} = Mul({a}, f)", second), AFFINE, "shared")
+
+
+def test_weights_are_copied_where_the_file_may_grow():
+    source = siamese("{a} = Conv(x{a}, w) {b} = Mul({a}, f)", "{a} = Conv(x{a}, w) {b} = Mul({a}, g)")
+    size = 64 * 64 * 9 * 4
+    kept = onnxprune.simplify(source)
+    assert kept.report.after == {"Conv": 2, "Mul": 2} and kept.report.bytes_after <= kept.report.bytes_before
+    assert onnxprune.simplify(source, size_threshold=size - 1024).report.after["Mul"] >= 1
+    grown = onnxprune.simplify(source, size_threshold=size)
+    assert grown.report.after == {"Conv": 2}
+    assert grown.report.bytes_before < grown.report.bytes_after < grown.report.bytes_before + size
+    assert any("--size-threshold" in why for record in kept.report.passes.values() for why in record.declined.values())
 
 
 def test_equal_functions_that_meet_in_one_branch_go_one_after_the_other():
