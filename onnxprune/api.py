@@ -127,8 +127,8 @@ def prune(
             nobody reads; `ratio`, `criterion` and the like do not count then.
         simplify: rewrite the result as the smallest graph that computes the same; `verify` and plans name initializers that
             may be folded into others by that.
-        low_rank: wide matrix products and convolutions may become two of a lower rank, where the knapsack finds that it loses
-            less than other widths do; needs a target and data. `apply` can't replay such a plan.
+        low_rank: wide matrix products and convolutions may become two of a lower rank, where the knapsack finds that this
+            loses less than other widths do; needs a target and data. `apply` can't replay such a plan.
         memory: bytes of activations that are held; what goes beyond lies in temporary files.
         providers: ONNX Runtime's execution providers that calibration samples run on, in order of preference: `cpu`,
             `cuda:device_id=1`; the CPU where none is given.

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
-from numpy.typing import NDArray
 from onnx import helper
 
 from onnxprune.budget.axes import Axes, Shape
@@ -30,6 +28,8 @@ from onnxprune.profiling.rounds import rounds
 from onnxprune.report.report import count_params, total_macs
 from onnxprune.trace.tracer import Weight
 from onnxprune.trace.value import Value
+
+Part = Term | Cheaper
 
 
 class Counted:
@@ -48,7 +48,7 @@ class Counted:
         name: str,
         unit: str,
         axes: Axes,
-        terms: Iterable[Term],
+        terms: Iterable[Part],
         measured: Callable[[onnx.ModelProto, Mask], float],
         base: float = 0.0,
     ) -> None:
@@ -95,7 +95,7 @@ def macs(groups: Groups, axes: Axes, twins: Sequence[Twin] = ()) -> Counted:
 
     Nodes in `twins` count as one where that is less.
     """
-    terms: list[Term] = []
+    terms: list[Part] = []
     scopes = groups.trace.inferred.scopes
     times = rounds(groups.trace.graph, scopes).times
     paired = {name for twin in twins for name in (twin.inner, twin.output)}
@@ -113,10 +113,10 @@ def macs(groups: Groups, axes: Axes, twins: Sequence[Twin] = ()) -> Counted:
         return [t for t in found if t.groups or t.value({})]
 
     of_output: dict[str, Term] = {}
-    terms = collect(groups.trace.graph)
+    terms += collect(groups.trace.graph)
     for twin in twins:
         square = as_product([axes.shape_of(groups.trace.values[twin.inner])], _squared(twin.axis))
-        terms.append(Cheaper.of(of_output[twin.inner], of_output[twin.output], square))
+        terms.append(Cheaper(of_output[twin.inner], of_output[twin.output], square))
     return Counted("macs", "MACs", axes, terms, lambda model, alive: float(total_macs(groups, import_graph(model), alive)))
 
 
@@ -159,10 +159,10 @@ def size(groups: Groups, axes: Axes, source: onnx.ModelProto, twins: Sequence[Tw
 
 def _weight_terms(
     groups: Groups, axes: Axes, weights: Sequence[Weight], twins: Sequence[Twin], item: Callable[[Weight], float]
-) -> list[Term]:
+) -> list[Part]:
     """What weights take, by what an element of them takes."""
     paired = {name for twin in twins for name in (twin.first, twin.second)}
-    terms = [_weight_term(axes.weight_shape(w), item(w)) for w in weights if w.name not in paired]
+    terms: list[Part] = [_weight_term(axes.weight_shape(w), item(w)) for w in weights if w.name not in paired]
     return [*terms, *(twin_weights(groups, axes, twin, item) for twin in twins)]
 
 
@@ -171,7 +171,7 @@ def twin_weights(groups: Groups, axes: Axes, twin: Twin, item: Callable[[Weight]
     first, second = (groups.trace.weights[name] for name in (twin.first, twin.second))
     a, b = (_weight_term(axes.weight_shape(w), item(w)) for w in (first, second))
     rank, each = axes.weight_shape(first)[twin.first_axis], item(first)
-    return Cheaper.of(a, b, as_product([(rank, rank)], lambda given: each * math.prod(given[0] or ())))
+    return Cheaper(a, b, as_product([(rank, rank)], lambda given: each * math.prod(given[0] or ())))
 
 
 def _weight_term(shape: Shape, item: float) -> Term:

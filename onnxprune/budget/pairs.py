@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,8 +41,8 @@ class Twin:
 
 
 @dataclass(frozen=True)
-class Cheaper(Term):
-    """The lesser of two costs: of two nodes, or of the one that is their product.
+class Cheaper:
+    """The lesser of two costs, in place of a `Term`: of two nodes, or of the one that is their product.
 
     Attributes:
         first: cost of the first node, a multiple of K r.
@@ -49,20 +50,19 @@ class Cheaper(Term):
         square: the same multiple of r r, so that `first * second / square` is that of K M.
     """
 
-    first: Term = Term(frozenset(), lambda gone: 0.0)
-    second: Term = Term(frozenset(), lambda gone: 0.0)
-    square: Term = Term(frozenset(), lambda gone: 1.0)
+    first: Term
+    second: Term
+    square: Term
 
-    @classmethod
-    def of(cls, first: Term, second: Term, square: Term) -> Cheaper:
-        """The term."""
+    @cached_property
+    def groups(self) -> frozenset[str]:
+        """That it depends on."""
+        return self.first.groups | self.second.groups | self.square.groups
 
-        def value(gone: Mapping[str, int]) -> float:
-            a, b, rr = (t.value(gone) for t in (first, second, square))
-            return min(a + b, a * b / rr)
-
-        groups = first.groups | second.groups | square.groups
-        return cls(groups, value, first=first, second=second, square=square)
+    def value(self, gone: Mapping[str, int]) -> float:
+        """By how many units of each group are gone."""
+        a, b, rr = (t.value(gone) for t in (self.first, self.second, self.square))
+        return min(a + b, a * b / rr)
 
     def over(self, gone: Mapping[str, int], group: str, counts: NDArray[np.int64]) -> Floats:
         """The value with these numbers of units of one group gone `(counts,)`, and `gone` of the others."""

@@ -138,5 +138,3 @@ def _leads_to(flow: Flow, name: str, weight: str) -> bool:
             return False
         name = flow.nodes[k].input[0]
     return True
-
-

@@ -73,7 +73,9 @@ def directions(weight: Array, moments: Array | None = None) -> Array:
     return np.asarray(rows @ np.linalg.eigh(rows.T @ seen @ rows)[1][:, ::-1])
 
 
-def factorize(model: onnx.ModelProto, wides: Sequence[Wide], bases: Mapping[str, Array]) -> tuple[onnx.ModelProto, list[Pair]]:
+def factorize(
+    model: onnx.ModelProto, wides: Sequence[Wide], bases: Mapping[str, Array]
+) -> tuple[onnx.ModelProto, list[Pair]]:
     """The model with some nodes written as two; it computes the same, and is not changed.
 
     Args:

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from onnxprune.lowrank.candidates import Left
 from onnxprune.proof.oracle import Verification
+
+if TYPE_CHECKING:
+    from onnxprune.report.tables import Note
+
+_NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -49,3 +56,24 @@ class LowRank:
     factored: list[Factored] = field(default_factory=list)
     left: list[Left] = field(default_factory=list)
     verification: Verification | None = None
+
+
+def low_rank_notes(found: LowRank, *, verbose: bool) -> list[Note]:
+    """Which nodes are two, and why others are not."""
+    from onnxprune.report.tables import Note, plural
+
+    rows = found.factored
+    shown = rows if verbose else sorted(rows, key=lambda f: f.params_after - f.params_before)[:_NAMED]
+    names = [f"{f.node!r} {f.inputs:,}x{f.outputs:,} at rank {f.rank:,}" for f in shown]
+    rest = f", and {plural(len(rows) - len(shown), 'other')}" if len(rows) > len(shown) else ""
+    which = f": {', '.join(names)}{rest}" if rows else ""
+    notes = [Note("low rank", f"{len(rows):,} of {plural(found.tried, 'wide node')} became two{which}")]
+    if rows:
+        text = "the plan can't be replayed: it does not hold the weights of nodes that became two"
+        proof = found.verification
+        if proof is not None:
+            text = f"at whole rank the largest relative error is {proof.error:.1e}, tolerance {proof.tolerance:.0e}; {text}"
+        notes.append(Note("", text))
+    for reason, count in Counter(left.reason for left in found.left).most_common(None if verbose else 1):
+        notes.append(Note("", f"{plural(count, 'wide node')} stayed one: {reason}"))
+    return notes

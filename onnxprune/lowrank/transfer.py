@@ -121,12 +121,8 @@ class Transfer:
         wanted = {g.id for g in candidates(self.start.groups, options)}
         only = [i for i, g in partners.items() if g.id in wanted]
         inner = [g.id for pair in self.end.pairs if (g := self.end.inner_group(pair)) is not None]
-        ratios = {
-            i: ratio_of(g, options) for i, g in partners.items() if any(matches(g, p) for p in options.ratios)
-        }
-        floors = {
-            i: floor_of(g, options) for i, g in partners.items() if any(matches(g, p) for p in options.floors)
-        }
+        ratios = {i: ratio_of(g, options) for i, g in partners.items() if any(matches(g, p) for p in options.ratios)}
+        floors = {i: floor_of(g, options) for i, g in partners.items() if any(matches(g, p) for p in options.floors)}
         return replace(options, ignore=(), only=tuple(only + inner), ratios=ratios, floors=floors)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import onnx
@@ -23,6 +24,7 @@ from onnxprune.budget.targets import Target
 from onnxprune.calibrate.batch import Samples
 from onnxprune.errors import NothingToPruneError, VerificationError
 from onnxprune.io.load import model_size, sha256_model
+from onnxprune.latency.cost import Latency
 from onnxprune.lowrank.candidates import Left, Wide, find_wide
 from onnxprune.lowrank.factor import Pair, directions, factorize
 from onnxprune.lowrank.figures import Factored, LowRank
@@ -109,8 +111,19 @@ class _Origin:
 
     def dense(self, quantity: str) -> float:
         """What the source costs."""
+        return self.latency.dense if quantity == "latency" else self.setting.cost(quantity).total({})
+
+    @cached_property
+    def setting(self) -> Setting:
+        """Costs of the source, none of whose groups change."""
         whole = self.whole
-        return Setting(whole.source, whole.prepared, whole.groups, []).cost(quantity).total({})
+        asked = whole.request
+        return Setting(whole.source, whole.prepared, whole.groups, [], asked.providers, asked.timing, asked.shapes)
+
+    @property
+    def latency(self) -> Latency:
+        """Of the source, measured."""
+        return self.setting.latency
 
 
 class _UnpaidError(Exception):
@@ -205,8 +218,22 @@ class LowRankPruning(Pruning):
     def budget(self, scores: Scores, targets: Sequence[Target]) -> Budget:
         """Limits of costs, as shares of what the source costs."""
         found = super().budget(scores, targets)
-        found.dense = {t.quantity: self.origin.dense(t.quantity) for t in targets if t.quantity != "latency"}
+        found.dense = {t.quantity: self.origin.dense(t.quantity) for t in targets}
         return found
+
+    def counted(self, budget: Budget) -> Budget:
+        """The budget with multiply-accumulates in place of latency, at the same share.
+
+        Two nodes are timed as two, so a table of latencies says nothing about the one that they could be: which pairs there
+        are is settled by what can be counted, and their widths by time.
+        """
+        timed = next((t for t in budget.targets if t.quantity == "latency"), None)
+        if timed is None:
+            return budget
+        share = timed.value if timed.share else timed.value / self.origin.dense("latency")
+        limits = [t for t in budget.targets if t.quantity not in ("latency", "macs")]
+        limits += [t for t in budget.targets if t.quantity == "macs"] or [Target("macs", min(share, 0.999), share=True)]
+        return self.carried(replace(budget, targets=limits), self)
 
     def within(self, budget: Budget) -> Attempt:
         """A repaired model within a budget, each pair of which pays.
@@ -214,7 +241,8 @@ class LowRankPruning(Pruning):
         Raises:
             BudgetError: there is none, and the closest was not asked for.
         """
-        current = self
+        counted = self.counted(budget)
+        current = self if counted is budget else self.settled(counted)
         while True:
             try:
                 found = Pruning.within(current, budget if current is self else self.carried(budget, current))
@@ -224,10 +252,18 @@ class LowRankPruning(Pruning):
         self._owners.append((found, current))
         return found
 
+    def settled(self, budget: Budget) -> LowRankPruning:
+        """The model of which each pair pays, by costs that are counted."""
+        own = self.carried(budget, self)
+        unpaid = self.unpaid(own, own.choose())
+        return self.without(unpaid).settled(budget) if unpaid else self
+
     def carried(self, budget: Budget, other: LowRankPruning) -> Budget:
         """The budget of another model with the same targets."""
         own = other.budget(other.known, budget.targets)
         own.closest = budget.closest
+        if any(t.quantity == "latency" for t in budget.targets):
+            own.setting.latency.against(self.origin.latency)
         return own
 
     # ---- the end ----

@@ -59,7 +59,7 @@ class Request:
         if self.closest and not self.target:
             raise UsageError("closest is about a target, and there is none")
         if self.low_rank and (self.options.ranking != "knapsack" or not self.target or self.data is None):
-            raise UsageError("low_rank chooses between ranks and widths by what they lose: it needs a target, samples and knapsack")
+            raise UsageError("low_rank is a choice of the knapsack: it needs a target, samples, and the ranking knapsack")
         if self.low_rank and self.merge:
             raise UsageError("low_rank and merge exclude each other: what a pair lacks is made up for by the fit")
         if self.reconstruct not in (None, *get_args(Mode)):

@@ -86,7 +86,8 @@ def parse(data: object) -> Plan:
         place = "/".join(str(p) for p in problems[0].absolute_path) or "top level"
         raise PlanError(f"plan is not valid at {place}: {problems[0].message[:200]}")
     assert isinstance(data, dict)
-    return Plan(data["source"]["sha256"], data["initializers"], data.get("groups", []), data.get("frozen", []), data.get("low_rank", []))
+    lists = (data.get(name, []) for name in ("groups", "frozen", "low_rank"))
+    return Plan(data["source"]["sha256"], data["initializers"], *lists)
 
 
 def load_plan(path: str | os.PathLike[str]) -> Plan:
