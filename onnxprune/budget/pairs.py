@@ -62,14 +62,14 @@ class Cheaper:
     def value(self, gone: Mapping[str, int]) -> float:
         """By how many units of each group are gone."""
         a, b, rr = (t.value(gone) for t in (self.first, self.second, self.square))
-        return min(a + b, a * b / rr)
+        return min(a + b, a * b / rr) if rr else 0.0
 
     def over(self, gone: Mapping[str, int], group: str, counts: NDArray[np.int64]) -> Floats:
         """The value with these numbers of units of one group gone `(counts,)`, and `gone` of the others."""
         a, b, rr = (t.over(gone, group, counts) for t in (self.first, self.second, self.square))
-        return np.asarray(np.minimum(a + b, a * b / rr))
+        return np.asarray(np.minimum(a + b, a * b / np.maximum(rr, np.finfo(np.float64).tiny)))
 
     def pays(self, gone: Mapping[str, int]) -> bool:
         """Two nodes cost less."""
         a, b, rr = (t.value(gone) for t in (self.first, self.second, self.square))
-        return a + b < a * b / rr
+        return bool(rr) and a + b < a * b / rr

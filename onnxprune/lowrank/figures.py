@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from onnxprune.lowrank.candidates import Left
+from onnxprune.lowrank.candidates import LEAST, Left
 from onnxprune.proof.oracle import Verification
 
 if TYPE_CHECKING:
@@ -67,7 +67,8 @@ def low_rank_notes(found: LowRank, *, verbose: bool) -> list[Note]:
     names = [f"{f.node!r} {f.inputs:,}x{f.outputs:,} at rank {f.rank:,}" for f in shown]
     rest = f", and {plural(len(rows) - len(shown), 'other')}" if len(rows) > len(shown) else ""
     which = f": {', '.join(names)}{rest}" if rows else ""
-    notes = [Note("low rank", f"{len(rows):,} of {plural(found.tried, 'wide node')} became two{which}")]
+    text = f"{len(rows):,} of {plural(found.tried, 'wide node')} became two{which}"
+    notes = [Note("low rank", text if found.tried else f"no node with a weight of {LEAST}x{LEAST} or more can become two")]
     if rows:
         text = "the plan can't be replayed: it does not hold the weights of nodes that became two"
         proof = found.verification
