@@ -109,7 +109,7 @@ def measure_sparsity(
         nodes.append(_node(stream, linear, patterns, held))
     errors = [[_error(stream, by[p.text], progress) if p.text in by else 0.0 for p in patterns] for by in held]
     progress("running sparse models", 1.0)
-    return ModelSparsity([p.text for p in patterns], nodes, *errors, samples=min(samples.count, SAMPLES))
+    return ModelSparsity([p.text for p in patterns], nodes, errors[0], errors[1], min(samples.count, SAMPLES))
 
 
 def _node(
