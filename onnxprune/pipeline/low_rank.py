@@ -21,7 +21,7 @@ from onnxprune.budget.counted import twin_weights
 from onnxprune.budget.kinds import Setting
 from onnxprune.budget.pairs import Twin
 from onnxprune.budget.targets import Target
-from onnxprune.calibrate.batch import Samples
+from onnxprune.calibrate.batch import Samples, splits
 from onnxprune.errors import NothingToPruneError, VerificationError
 from onnxprune.io.load import model_size, sha256_model
 from onnxprune.latency.cost import Latency
@@ -90,7 +90,8 @@ def _bases(whole: Pruning, stream: Stream, wides: Sequence[Wide]) -> Bases:
     channels = {key: flow.initializers[wide.linear.weight].dims[wide.outputs] for key, (wide, _) in keys.items()}
     tell = part(whole.tell, (0.0, 0.05))
     found = {}
-    for key, m in tensor_moments(stream, channels, whole.groups, "outputs", whole.journal, tell):
+    apart = splits(stream.samples)  # removals are measured on those that are held out
+    for key, m in tensor_moments(stream, channels, whole.groups, "outputs", whole.journal, tell, apart=apart):
         wide, rank = keys[key]
         moments = m.covariance
         if follow(flow, wide.linear, key[1], rank, channels[key]).slot is None:  # the mean has no other place
