@@ -20,6 +20,7 @@ from onnxprune.latency.timing import Timing
 from onnxprune.metrics.data import EvalData, load_data
 from onnxprune.metrics.score import Score
 from onnxprune.pipeline.drop import Scorer
+from onnxprune.pipeline.low_rank import prune_low_rank
 from onnxprune.pipeline.pruning import Pruning
 from onnxprune.pipeline.request import Request
 from onnxprune.pipeline.stages import Clock, analysed
@@ -79,6 +80,7 @@ def prune(
     merge: bool = False,
     lossless: bool = False,
     simplify: bool = False,
+    low_rank: bool = False,
     memory: int = 2 << 30,
     providers: Sequence[str] = (),
     resume: str | os.PathLike[str] | None = None,
@@ -126,6 +128,8 @@ def prune(
             nobody reads; `ratio`, `criterion` and the like do not count then.
         simplify: rewrite the result as the smallest graph that computes the same; `verify` and plans name initializers that
             may be folded into others by that.
+        low_rank: wide matrix products and convolutions may become two of a lower rank, where the knapsack finds that this
+            loses less than other widths do; needs a target and data. `apply` can't replay such a plan.
         memory: bytes of activations that are held; what goes beyond lies in temporary files.
         providers: ONNX Runtime's execution providers that calibration samples run on, in order of preference: `cpu`,
             `cuda:device_id=1`; the CPU where none is given.
@@ -182,8 +186,10 @@ def prune(
         closest,
         None if evaluation is None else _scorer(source, evaluation, metric),
         timing or Timing(),
+        low_rank,
     )
-    result = PruneResult(*Pruning(source, request, tell, clock).run())
+    found = prune_low_rank(source, request, tell, clock) if low_rank else Pruning(source, request, tell, clock).run()
+    result = PruneResult(*found)
     return _simplified(result, request, clock) if simplify else result
 
 
@@ -306,6 +312,12 @@ def _resolve(
     source: onnx.ModelProto, plan: Plan, shapes: Mapping[str, Sequence[int]] | None
 ) -> tuple[Prepared, Groups, Mask]:
     found = sha256_model(source)
+    if plan.low_rank:
+        names = ", ".join(repr(row["node"]) for row in plan.low_rank[:3]) + (" ..." if len(plan.low_rank) > 3 else "")
+        raise PlanError(
+            f"the plan writes {len(plan.low_rank)} nodes as two ({names}) by weights that it does not hold: "
+            "it can't be replayed; prune the model again with the same samples"
+        )
     if found != plan.sha256:
         raise PlanError(f"the plan is for the model with hash {plan.sha256[:12]}..., this one has {found[:12]}...")
     prepared, groups = analysed(source, width=True, shapes=shapes)

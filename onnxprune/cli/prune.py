@@ -102,6 +102,12 @@ def prune(
         bool,
         typer.Option("--lossless", help="Remove only what provably does nothing.", rich_help_panel=_CHOICE),
     ] = False,
+    low_rank: Annotated[
+        bool,
+        typer.Option(
+            "--low-rank", help="With --target: wide nodes may become two of a lower rank.", rich_help_panel=_CHOICE
+        ),
+    ] = False,
     data: Annotated[
         str | None,
         typer.Option(
@@ -250,6 +256,10 @@ def prune(
         raise UsageError("--threads, --batch and --latency-cache are about a latency target: give --target latency=N")
     if closest and not targets:
         raise UsageError("--closest is about a target: give --target")
+    if low_rank and (not targets or by_weights or ranking not in (None, "knapsack")):
+        raise UsageError("--low-rank is a choice of the knapsack: give --target and samples, and no other --ranking")
+    if low_rank and merge:
+        raise UsageError("--low-rank and --merge exclude each other: what a pair lacks is made up for by the fit")
     if samples and data is None and (lossless or reconstruct == "none" or (merge and reconstruct is None)):
         raise UsageError("--samples has no effect: these options use no samples; give --data, or leave it out")
     run = _Run(cast(Screen, context.obj), source, output, shapes, seed)
@@ -274,6 +284,7 @@ def prune(
         "merge": merge,
         "lossless": lossless,
         "simplify": simplify,
+        "low_rank": low_rank,
         "memory": int(memory_budget * (1 << 30)),
         "providers": provider or [],
         "resume": resume,

@@ -34,6 +34,7 @@ class Latency:
 
     def __init__(self, table: Table, axes: Axes, comparison: Comparison, timing: Timing) -> None:
         self.of_table, self.comparison, self._axes, self._timing = table, comparison, axes, timing
+        self.dense = table.dense
         self._of_group: dict[str, list[int]] = {}
         for k, work in enumerate(table.works):
             for g in work.groups:
@@ -57,12 +58,16 @@ class Latency:
         return result
 
     def measure(self, model: onnx.ModelProto, alive: Mask) -> float:
-        """Of a pruned model: the source's time in the table, by the share of it that the model takes side by side.
+        """Of a pruned model: the source's time, by the share of it that the model takes side by side.
 
         Raises:
             ModelError: ONNX Runtime can't run it.
         """
-        return self.comparison.share(model) * self.of_table.dense
+        return self.comparison.share(model) * self.dense
+
+    def against(self, other: Latency) -> None:
+        """From now on models are measured beside the source of another table, which computes the same."""
+        self.comparison, self.dense = other.comparison, other.dense
 
     def figures(self, widths: Widths, measured: float) -> LatencyFigures:
         """What the table says about a result, and what was measured.
@@ -74,7 +79,7 @@ class Latency:
         table, runtime = self.of_table, self.comparison.runtime
         modelled = self.total(widths)
         return LatencyFigures(
-            table.dense,
+            self.dense,
             modelled,
             measured,
             modelled / measured - 1,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import onnx
@@ -35,6 +35,7 @@ class Budget:
         unmet: why they can't be met.
         rounds: how often widths were chosen.
         found: by quantity what the last result has.
+        dense: what the source costs by quantity, where that is not what the setting says of all widths whole.
     """
 
     setting: Setting
@@ -45,6 +46,7 @@ class Budget:
     unmet: str = ""
     rounds: int = 0
     found: dict[str, Reached] = field(default_factory=dict)
+    dense: Mapping[str, float] = field(default_factory=dict)
     _scale: dict[str, float] = field(default_factory=dict)
     _held: set[str] = field(default_factory=set)
 
@@ -78,7 +80,11 @@ class Budget:
         return found
 
     def _most(self, target: Target) -> float:
-        return target.most(self.setting.cost(target.quantity).total({}))
+        return target.most(self._dense(target))
+
+    def _dense(self, target: Target) -> float:
+        known = self.dense.get(target.quantity)
+        return self.setting.cost(target.quantity).total({}) if known is None else known
 
     def off(self, model: onnx.ModelProto, alive: Mask, put_back: Sequence[str] = (), *, counted: bool = False) -> bool:
         """Whether widths have to be chosen again, with limits scaled by what the result is off.
@@ -131,7 +137,7 @@ class Budget:
         rows = []
         for target in targets:
             cost = self.setting.cost(target.quantity)
-            before, most, after = cost.total({}), self._most(target), cost.measure(model, alive)
+            before, most, after = self._dense(target), self._most(target), cost.measure(model, alive)
             met = after <= most * (1 + cost.tolerance) + 1e-9 * before
             rows.append(Reached(target.quantity, str(target), cost.unit, before, most, after, met, self.rounds))
         return rows
@@ -139,4 +145,4 @@ class Budget:
     def within(self, *targets: Target) -> Budget:
         """The same with further targets, from the beginning, and no result where they can't be met."""
         kept = [t for t in self.targets if all(t.quantity != new.quantity for new in targets)]
-        return Budget(self.setting, self.options, self.scores, [*kept, *targets])
+        return Budget(self.setting, self.options, self.scores, [*kept, *targets], dense=self.dense)

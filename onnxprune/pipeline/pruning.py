@@ -10,6 +10,7 @@ import onnx
 from onnxprune.budget.choose import widths_of
 from onnxprune.budget.curves import SHARES
 from onnxprune.budget.kinds import Setting
+from onnxprune.budget.pairs import Twin
 from onnxprune.budget.reached import Trial
 from onnxprune.budget.targets import Target
 from onnxprune.calibrate.batch import Samples
@@ -66,6 +67,8 @@ class Pruning:
         ModelError: the model is not valid, or ONNX Runtime can't run it on the samples.
         UsageError: a provider is absent, or the folder to resume from can't be written to.
     """
+
+    twins: Sequence[Twin] = ()
 
     def __init__(self, source: onnx.ModelProto, request: Request, tell: Progress, clock: Clock) -> None:
         self.source, self.request, self.tell, self.clock = source, request, rising(tell), clock
@@ -142,6 +145,7 @@ class Pruning:
             self.request.timing,
             self.request.shapes,
             part(self.tell, self.shares["table"]),
+            self.twins,
         )
         return Budget(setting, self.options, scores, targets, self.request.closest)
 
@@ -152,7 +156,7 @@ class Pruning:
             BudgetError: there is none, and the closest was not asked for.
         """
         while True:
-            found = self._removed(budget.choose())
+            found = self._removed(self.chosen(budget))
             found.budget = budget
             if budget.off(found.repair.model, found.alive, [p.group for p in self.checker.put_back]):
                 continue
@@ -160,6 +164,14 @@ class Pruning:
             if not budget.off(found.repair.model, found.alive, counted=True):
                 budget.judge()
                 return found
+
+    def chosen(self, budget: Budget) -> list[Choice]:
+        """What goes.
+
+        Raises:
+            BudgetError: no choice is within the targets, and the closest was not asked for.
+        """
+        return budget.choose()
 
     def attempt(self, choices: list[Choice]) -> Attempt:
         """A repaired model without these units, proven.

@@ -47,6 +47,7 @@ class Request:
     closest: bool = False
     scorer: Scorer | None = None
     timing: Timing = field(default_factory=Timing)
+    low_rank: bool = False
 
     def __post_init__(self) -> None:
         if self.lossless and self.data is not None:
@@ -57,6 +58,10 @@ class Request:
             raise UsageError("target drop is about a metric: give data to evaluate on")
         if self.closest and not self.target:
             raise UsageError("closest is about a target, and there is none")
+        if self.low_rank and (self.options.ranking != "knapsack" or not self.target or self.data is None):
+            raise UsageError("low_rank is a choice of the knapsack: it needs a target, samples, and the ranking knapsack")
+        if self.low_rank and self.merge:
+            raise UsageError("low_rank and merge exclude each other: what a pair lacks is made up for by the fit")
         if self.reconstruct not in (None, *get_args(Mode)):
             raise UsageError(f"reconstruct {self.reconstruct!r} is none of {', '.join(get_args(Mode))}")
 

@@ -33,12 +33,14 @@ class Plan:
             each equal block of axis 0.
         groups: what was chosen, by group, for people.
         frozen: what can't go and why, for people.
+        low_rank: nodes that are two in the result, with weights that no plan holds: `node`, `weight` and `rank`.
     """
 
     sha256: str
     initializers: dict[str, dict[str, Any]]
     groups: list[dict[str, Any]] = field(default_factory=list)
     frozen: list[dict[str, Any]] = field(default_factory=list)
+    low_rank: list[dict[str, Any]] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data by the schema."""
@@ -48,6 +50,7 @@ class Plan:
             "initializers": self.initializers,
             "groups": self.groups,
             "frozen": self.frozen,
+            **({"low_rank": self.low_rank} if self.low_rank else {}),
         }
 
     def to_json(self) -> str:
@@ -83,7 +86,8 @@ def parse(data: object) -> Plan:
         place = "/".join(str(p) for p in problems[0].absolute_path) or "top level"
         raise PlanError(f"plan is not valid at {place}: {problems[0].message[:200]}")
     assert isinstance(data, dict)
-    return Plan(data["source"]["sha256"], data["initializers"], data.get("groups", []), data.get("frozen", []))
+    lists = (data.get(name, []) for name in ("groups", "frozen", "low_rank"))
+    return Plan(data["source"]["sha256"], data["initializers"], *lists)
 
 
 def load_plan(path: str | os.PathLike[str]) -> Plan:
