@@ -23,7 +23,7 @@ from onnxprune.budget.pairs import Twin
 from onnxprune.budget.targets import Target
 from onnxprune.calibrate.batch import Samples, splits
 from onnxprune.errors import NothingToPruneError, VerificationError
-from onnxprune.io.load import model_size, sha256_model
+from onnxprune.io.structure import model_size, sha256_model
 from onnxprune.latency.cost import Latency
 from onnxprune.lowrank.candidates import Left, Wide, find_wide
 from onnxprune.lowrank.factor import Pair, directions, factorize
