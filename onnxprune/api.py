@@ -15,11 +15,13 @@ from onnxprune.depth.replay import Replay
 from onnxprune.errors import PlanError, UsageError, VerificationError
 from onnxprune.groups.classes import Mask
 from onnxprune.groups.group import Groups
-from onnxprune.io.load import load_model, sha256_model
+from onnxprune.io.load import load_model
+from onnxprune.io.structure import sha256_model
 from onnxprune.latency.timing import Timing
 from onnxprune.metrics.data import EvalData, load_data
 from onnxprune.metrics.score import Score
 from onnxprune.pipeline.drop import Scorer
+from onnxprune.pipeline.low_rank import prune_low_rank
 from onnxprune.pipeline.pruning import Pruning
 from onnxprune.pipeline.request import Request
 from onnxprune.pipeline.stages import Clock, analysed
@@ -80,6 +82,7 @@ def prune(
     lossless: bool = False,
     simplify: bool = False,
     depth: bool = False,
+    low_rank: bool = False,
     memory: int = 2 << 30,
     providers: Sequence[str] = (),
     resume: str | os.PathLike[str] | None = None,
@@ -129,6 +132,8 @@ def prune(
             may be folded into others by that.
         depth: the knapsack may drop whole blocks too: a branch of a sum becomes its mean over the samples, and what only it
             needed goes. Needs a target and samples.
+        low_rank: wide matrix products and convolutions may become two of a lower rank, where the knapsack finds that this
+            loses less than other widths do; needs a target and data. `apply` can't replay such a plan.
         memory: bytes of activations that are held; what goes beyond lies in temporary files.
         providers: ONNX Runtime's execution providers that calibration samples run on, in order of preference: `cpu`,
             `cuda:device_id=1`; the CPU where none is given.
@@ -186,8 +191,10 @@ def prune(
         None if evaluation is None else _scorer(source, evaluation, metric),
         timing or Timing(),
         depth,
+        low_rank,
     )
-    result = PruneResult(*Pruning(source, request, tell, clock).run())
+    found = prune_low_rank(source, request, tell, clock) if low_rank else Pruning(source, request, tell, clock).run()
+    result = PruneResult(*found)
     return _simplified(result, request, clock) if simplify else result
 
 
@@ -313,6 +320,12 @@ def _resolve(
 ) -> tuple[Prepared, Groups, Mask, Replay | None]:
     """The model that a plan slices, its analysis, what stays, and how it came from the source where blocks went."""
     found = sha256_model(source)
+    if plan.low_rank:
+        names = ", ".join(repr(row["node"]) for row in plan.low_rank[:3]) + (" ..." if len(plan.low_rank) > 3 else "")
+        raise PlanError(
+            f"the plan writes {len(plan.low_rank)} nodes as two ({names}) by weights that it does not hold: "
+            "it can't be replayed; prune the model again with the same samples"
+        )
     if found != plan.sha256:
         raise PlanError(f"the plan is for the model with hash {plan.sha256[:12]}..., this one has {found[:12]}...")
     prepared, groups = analysed(source, width=True, shapes=shapes)

@@ -67,12 +67,6 @@ def environment() -> Environment:
     )
 
 
-def usable_cores(found: Environment) -> float:
-    """Logical cores' worth of time that processes can get."""
-    cores = len(found.affinity) if found.affinity else found.logical_cores
-    return min(float(cores), found.quota or float(cores))
-
-
 def _cpu() -> str:
     for line in _text(_CPUINFO).splitlines():
         if line.startswith("model name"):

@@ -9,7 +9,7 @@ import onnx
 from onnx import TensorProto
 
 from onnxprune.errors import ModelError
-from onnxprune.io.load import graphs, tensors
+from onnxprune.io.walk import graphs, tensors
 
 _INDICES = {TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL, TensorProto.STRING, TensorProto.UINT64}
 

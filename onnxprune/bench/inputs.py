@@ -33,14 +33,14 @@ def made_up(model: onnx.ModelProto, batch: int = 1, shapes: Shapes | None = None
     """
     from onnxprune.prepare.prepare import prepare
     from onnxprune.proof.inputs import random_inputs
-    from onnxprune.shapes.dims import assignments, graph_inputs
+    from onnxprune.shapes.dims import assignments, graph_inputs, symbol_of
 
     given = dict(shapes or {})
     sizes = next(assignments(model, given))
-    open_batch = {_symbol(i, 0) for i in graph_inputs(model) if i.name not in given} - {""}
+    open_batch = {symbol_of(i, 0) for i in graph_inputs(model) if i.name not in given} - {""}
     for i in graph_inputs(model):
         if i.name not in given:
-            sizes[i.name] = tuple(batch if _symbol(i, k) in open_batch else n for k, n in enumerate(sizes[i.name]))
+            sizes[i.name] = tuple(batch if symbol_of(i, k) in open_batch else n for k, n in enumerate(sizes[i.name]))
     try:
         prepared = prepare(model, sizes)
         if prepared.inferred.errors:
@@ -94,9 +94,9 @@ def check_batch(model: onnx.ModelProto, batch: int, feeds: Arrays, shapes: Shape
     Raises:
         UsageError: the model fixes another one.
     """
-    from onnxprune.shapes.dims import graph_inputs
+    from onnxprune.shapes.dims import graph_inputs, symbol_of
 
-    if any(_symbol(i, 0) for i in graph_inputs(model) if i.name not in (shapes or {})):
+    if any(symbol_of(i, 0) for i in graph_inputs(model) if i.name not in (shapes or {})):
         return
     rows = {a.shape[0] for a in feeds.values() if a.ndim}
     if batch not in rows and not shapes:
@@ -124,11 +124,3 @@ def fitted(feeds: Arrays, model: onnx.ModelProto, name: str) -> Arrays:
             raise ModelError(f"{name}: input {wanted.name!r} takes {wanted.dtype}, the first model's is {array.dtype}")
         found[wanted.name] = np.ascontiguousarray(array, wanted.dtype) if array.ndim else array.astype(wanted.dtype)
     return found
-
-
-def _symbol(value: onnx.ValueInfoProto, axis: int) -> str:
-    """The name of a symbolic dimension, made up where it has none; empty for a fixed one."""
-    dims = value.type.tensor_type.shape.dim
-    if axis >= len(dims) or dims[axis].dim_value > 0:
-        return ""
-    return dims[axis].dim_param or f"{value.name}[{axis}]"

@@ -7,7 +7,6 @@ time, and that is what the interval is made of.
 
 from __future__ import annotations
 
-import datetime
 import os
 import pickle
 import tempfile
@@ -34,7 +33,9 @@ from onnxprune.bench.statistics import Speedup, interval, speedup
 from onnxprune.bench.timing import Effort, Times, interleave
 from onnxprune.bench.worker import Order
 from onnxprune.errors import UsageError
-from onnxprune.io.load import load_model, model_size, sha256_model
+from onnxprune.io.load import load_model
+from onnxprune.io.structure import model_size, sha256_model
+from onnxprune.report.provenance import now
 from onnxprune.statistics.providers import CPU, Providers, load_libraries
 
 Progress = Callable[[str, float], None]
@@ -97,8 +98,7 @@ def benchmark(
             found.append(run.measure())
     from onnxprune import __version__
 
-    created = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-    return Benchmark(tuple(m.about for m in loaded), tuple(found), machine, created, command, __version__)
+    return Benchmark(tuple(m.about for m in loaded), tuple(found), machine, now(), command, __version__)
 
 
 def _load(source: Source, name: str, folder: Path) -> _Loaded:

@@ -89,6 +89,7 @@ class _Search:
     def __init__(self, losses: Mapping[str, Floats], levels: Levels, limits: Sequence[Limit], bins: int) -> None:
         self.groups = list(levels)
         self.levels, self.limits, self.bins = levels, limits, bins
+        self.spaced = {g: _spaced(own) for g, own in levels.items()}
         self.loss_at = {g: losses[g][losses[g].size - levels[g]] for g in self.groups}
         self.rounds = 0
 
@@ -171,8 +172,8 @@ class _Search:
 
     def nearby(self, group: str, width: int, reach: float) -> NDArray[np.int64]:
         """Places of the levels within reach, the next ones on both sides at least."""
-        own, k = self.levels[group], self.place(group, width)
-        near = np.abs(own - width) <= reach * own[-1]
+        own, k = self.spaced[group], self.place(group, width)
+        near = np.abs(own - own[k]) <= reach * own[-1]
         near[max(k - 1, 0) : k + 2] = True
         return np.flatnonzero(near)
 
@@ -235,3 +236,10 @@ class _Search:
                 widths = wider
             else:
                 closed.add(g)
+
+
+def _spaced(levels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Levels with the last one next to the one before: widths between them that save nothing are no distance."""
+    if levels.size < 3:
+        return levels
+    return np.append(levels[:-1], min(int(levels[-1]), int(2 * levels[-2] - levels[-3])))

@@ -8,79 +8,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
-from numpy.typing import NDArray
 from onnx import helper
 
-from onnxprune.budget.axes import Axes, Axis, Shape, sizes, touched
+from onnxprune.budget.axes import Axes
 from onnxprune.budget.costs import Floats, Levels, Widths
+from onnxprune.budget.pairs import Cheaper, Twin
+from onnxprune.budget.terms import Term, as_product
 from onnxprune.groups.classes import Mask
 from onnxprune.groups.group import Groups
-from onnxprune.io.load import model_size
+from onnxprune.io.structure import model_size
 from onnxprune.io.surgeon import import_graph
 from onnxprune.profiling.macs import node_macs
 from onnxprune.profiling.rounds import rounds
 from onnxprune.report.report import count_params, total_macs
+from onnxprune.trace.tracer import Weight
 from onnxprune.trace.value import Value
 
-
-@dataclass(frozen=True)
-class Term:
-    """A part of a cost.
-
-    Attributes:
-        groups: that it depends on.
-        value: by how many units of each of them are gone.
-        factor: the value is this times a product of `axes`; None where it is no product.
-        axes: each with its power.
-        tensor: weight, or first output of the node, that it is of.
-    """
-
-    groups: frozenset[str]
-    value: Callable[[Mapping[str, int]], float]
-    factor: float | None = None
-    axes: tuple[tuple[Axis, int], ...] = ()
-    tensor: str = ""
-
-    def over(self, gone: Mapping[str, int], group: str, counts: NDArray[np.int64]) -> Floats:
-        """The value with these numbers of units of one group gone `(counts,)`, and `gone` of the others."""
-        if self.factor is None:
-            return np.array([self.value({**gone, group: n}) for n in counts.tolist()])
-        result = np.full(counts.size, self.factor)
-        for axis, power in self.axes:
-            result *= np.asarray(axis.over(gone, group, counts), np.float64) ** power
-        return result
-
-
-def as_product(shapes: Sequence[Shape | None], value: Callable[[Sequence[tuple[int, ...] | None]], float]) -> Term:
-    """A term of shapes; as a product of axes where trials with longer axes say that it is one.
-
-    Args:
-        shapes: of the tensors that it depends on.
-        value: from concrete shapes.
-    """
-    axes = list(dict.fromkeys(a for s in shapes if s for a in s if isinstance(a, Axis)))
-
-    def at(longer: Mapping[Axis, int]) -> float:
-        return value([None if s is None else tuple(longer[a] if isinstance(a, Axis) else a for a in s) for s in shapes])
-
-    def by_widths(gone: Mapping[str, int]) -> float:
-        return value([sizes(s, gone) for s in shapes])
-
-    whole = {a: a.size for a in axes}
-    dense = at(whole)
-    if not dense:
-        return Term(frozenset(), by_widths)
-    powers = {a: round(math.log2(max(at({**whole, a: 2 * a.size}) / dense, 1.0))) for a in axes}
-    trial = {a: a.size * (2 + k) for k, a in enumerate(axes)}
-    factor = dense / math.prod(float(a.size) ** k for a, k in powers.items())
-    known = math.isclose(at(trial), factor * math.prod(float(trial[a]) ** k for a, k in powers.items()), rel_tol=1e-12)
-    return Term(touched(shapes), by_widths, factor if known else None, tuple((a, k) for a, k in powers.items() if k))
+Part = Term | Cheaper
 
 
 class Counted:
@@ -99,7 +49,7 @@ class Counted:
         name: str,
         unit: str,
         axes: Axes,
-        terms: Iterable[Term],
+        terms: Iterable[Part],
         measured: Callable[[onnx.ModelProto, Mask], float],
         base: float = 0.0,
     ) -> None:
@@ -147,23 +97,34 @@ class Counted:
         return self._measured(model, alive)
 
 
-def macs(groups: Groups, axes: Axes) -> Counted:
-    """Multiply-accumulates of one run at the traced shapes, as `total_macs` counts them; of an If the dearer branch."""
-    terms: list[Term] = []
+def macs(groups: Groups, axes: Axes, twins: Sequence[Twin] = ()) -> Counted:
+    """Multiply-accumulates of one run at the traced shapes, as `total_macs` counts them; of an If the dearer branch.
+
+    Nodes in `twins` count as one where that is less.
+    """
+    terms: list[Part] = []
     scopes = groups.trace.inferred.scopes
     times = rounds(groups.trace.graph, scopes).times
+    paired = {name for twin in twins for name in (twin.inner, twin.output)}
 
     def collect(graph: gs.Graph) -> list[Term]:
         scope = scopes.get(id(graph), {})
         found = []
         for node in graph.nodes:
+            if paired and node.outputs[0].name in paired:
+                of_output[node.outputs[0].name] = _node_term(node, scope, axes, 1)
+                continue
             found.append(_node_term(node, scope, axes, times.get(id(graph), 1)))
             bodies = [collect(body) for body in node.subgraphs()]
             dearest = max(bodies, key=lambda terms: sum(t.value({}) for t in terms), default=[])
             found += [replace(t, tensor=node.outputs[0].name) for t in dearest]
         return [t for t in found if t.groups or t.value({})]
 
-    terms = collect(groups.trace.graph)
+    of_output: dict[str, Term] = {}
+    terms += collect(groups.trace.graph)
+    for twin in twins:
+        square = as_product([axes.shape_of(groups.trace.values[twin.inner])], _squared(twin.axis))
+        terms.append(Cheaper(of_output[twin.inner], of_output[twin.output], square))
     return Counted("macs", "MACs", axes, terms, lambda model, alive: float(total_macs(groups, import_graph(model), alive)))
 
 
@@ -178,25 +139,54 @@ def _node_term(node: gs.Node, scope: Mapping[str, Value], axes: Axes, times: int
     return replace(term, tensor=node.outputs[0].name if node.outputs else "")
 
 
-def params(groups: Groups, axes: Axes) -> Counted:
-    """Elements of all float tensors of the graph."""
-    terms = [_weight_term(w.name, axes.weight_shape(w), 1) for w in groups.trace.weights.values()]
+def _squared(axis: int) -> Callable[[Sequence[tuple[int, ...] | None]], float]:
+    """Elements of a tensor, times the length of one axis."""
+    return lambda given: float(math.prod(given[0]) * given[0][axis]) if given[0] else 0.0
+
+
+def params(groups: Groups, axes: Axes, twins: Sequence[Twin] = ()) -> Counted:
+    """Elements of all float tensors of the graph; weights in `twins` count as one where that is less."""
+    terms = _weight_terms(groups, axes, list(groups.trace.weights.values()), twins, lambda w: 1.0)
     return Counted("params", "parameters", axes, terms, lambda model, alive: float(count_params(groups, alive)))
 
 
-def size(groups: Groups, axes: Axes, source: onnx.ModelProto) -> Counted:
-    """Bytes of the file, external data included: of all weights, and what the rest takes in the source."""
+def size(groups: Groups, axes: Axes, source: onnx.ModelProto, twins: Sequence[Twin] = ()) -> Counted:
+    """Bytes of the file, external data included: of all weights, and what the rest takes in the source.
+
+    Weights in `twins` count as one where that is less.
+    """
     values = groups.trace.values
-    terms = []
-    for weight in groups.trace.weights.values():
-        if weight.stored and weight.name not in groups.trace.clones:
-            terms.append(_weight_term(weight.name, axes.weight_shape(weight), _item(values.get(weight.name))))
-    rest = model_size(source) - sum(t.value({}) for t in terms)
+    stored = [w for w in groups.trace.weights.values() if w.stored and w.name not in groups.trace.clones]
+
+    def item(weight: Weight) -> float:
+        return _item(values.get(weight.name))
+
+    rest = model_size(source) - sum(item(w) * math.prod(w.shape) for w in stored)
+    terms = _weight_terms(groups, axes, stored, twins, item)
     return Counted("size", "bytes", axes, terms, lambda model, alive: float(model_size(model)), rest)
 
 
-def _weight_term(name: str, shape: Shape, item: float) -> Term:
-    return replace(as_product([shape], lambda given: item * math.prod(given[0] or ())), tensor=name)
+def _weight_terms(
+    groups: Groups, axes: Axes, weights: Sequence[Weight], twins: Sequence[Twin], item: Callable[[Weight], float]
+) -> list[Part]:
+    """What weights take, by what an element of them takes."""
+    paired = {name for twin in twins for name in (twin.first, twin.second)}
+    terms: list[Part] = [_weight_term(w, axes, item) for w in weights if w.name not in paired]
+    return [*terms, *(twin_weights(groups, axes, twin, item) for twin in twins)]
+
+
+def twin_weights(groups: Groups, axes: Axes, twin: Twin, item: Callable[[Weight], float] = lambda w: 1.0) -> Cheaper:
+    """What the weights of two nodes take, or the one of which they are factors: elements, unless `item` says otherwise."""
+    first, second = (groups.trace.weights[name] for name in (twin.first, twin.second))
+    a, b = (_weight_term(w, axes, item) for w in (first, second))
+    rank, each = axes.weight_shape(first)[twin.first_axis], item(first)
+    return Cheaper(a, b, as_product([(rank, rank)], lambda given: each * math.prod(given[0] or ())))
+
+
+def _weight_term(weight: Weight, axes: Axes, item: Callable[[Weight], float]) -> Term:
+    each = item(weight)
+    term = as_product([axes.weight_shape(weight)], lambda given: each * math.prod(given[0] or ()))
+    return replace(term, tensor=weight.name)
 
 
 def _item(value: Value | None) -> float:

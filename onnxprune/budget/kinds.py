@@ -13,6 +13,7 @@ from onnxprune.budget.axes import Axes
 from onnxprune.budget.costs import Cost
 from onnxprune.budget.counted import macs, params, size
 from onnxprune.budget.memory import Memory
+from onnxprune.budget.pairs import Twin
 from onnxprune.errors import UsageError
 from onnxprune.groups.group import Groups
 from onnxprune.latency.timing import Timing
@@ -36,6 +37,7 @@ class Setting:
         timing: how the model will be run, for latency.
         shapes: of inputs that the model leaves open.
         tell: progress of measurements.
+        twins: nodes that may be one or two, and count as what costs less.
     """
 
     source: onnx.ModelProto
@@ -46,6 +48,7 @@ class Setting:
     timing: Timing = field(default_factory=Timing)
     shapes: Mapping[str, Sequence[int]] | None = None
     tell: Callable[[str, float], None] | None = None
+    twins: Sequence[Twin] = ()
     _made: dict[str, Cost] = field(default_factory=dict)
 
     @cached_property
@@ -65,11 +68,11 @@ class Setting:
 
     def _make(self, quantity: str) -> Cost:
         if quantity == "macs":
-            return macs(self.groups, self.axes)
+            return macs(self.groups, self.axes, self.twins)
         if quantity == "params":
-            return params(self.groups, self.axes)
+            return params(self.groups, self.axes, self.twins)
         if quantity == "size":
-            return size(self.groups, self.axes, self.source)
+            return size(self.groups, self.axes, self.source, self.twins)
         if quantity == "memory":
             return Memory(self.groups, self.axes)
         if quantity == "latency":

@@ -16,9 +16,13 @@ def levels_of(choices: Sequence[Choice], options: Options) -> dict[str, NDArray[
     """By group id the units that may stay, ascending, all of them last.
 
     They are multiples of what the options round to, at least what they hold, and at most `MOST`, evenly spaced. A group with
-    a ratio of its own has the one that it asks for.
+    a ratio of its own has the one that it asks for. Of a group in `options.unless_whole` no more than that stays, or all.
     """
-    return {c.group.id: _levels(c, options) for c in choices}
+    levels = {c.group.id: _levels(c, options) for c in choices}
+    for g, most in options.unless_whole.items():
+        if g in levels:
+            levels[g] = levels[g][(levels[g] <= most) | (levels[g] == levels[g][-1])]
+    return levels
 
 
 def _levels(choice: Choice, options: Options) -> NDArray[np.int64]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, overload
@@ -115,7 +116,24 @@ class _Piece(NamedTuple):
         return self.chunk.extras(self.start, self.stop) if self.chunk.extras else {}
 
 
-class Batches(Sequence[Batch]):
+class LazyBatches(Sequence[Batch], ABC):
+    """Batches that are made when they are asked for, one by one."""
+
+    @abstractmethod
+    def batch(self, index: int) -> Batch:
+        """The batch at a place, counted from the start, or from the end where it is negative."""
+
+    @overload
+    def __getitem__(self, index: int) -> Batch: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Batch]: ...
+    def __getitem__(self, index: int | slice) -> Batch | list[Batch]:
+        if isinstance(index, slice):
+            return [self.batch(k) for k in range(*index.indices(len(self)))]
+        return self.batch(index)
+
+
+class Batches(LazyBatches):
     """Batches that are put together when they are asked for; none is kept.
 
     Samples are stacked in order, those of different shapes in different batches.
@@ -150,16 +168,9 @@ class Batches(Sequence[Batch]):
     def __len__(self) -> int:
         return len(self._plan)
 
-    @overload
-    def __getitem__(self, index: int) -> Batch: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Batch]: ...
-    def __getitem__(self, index: int | slice) -> Batch | list[Batch]:
-        if isinstance(index, slice):
-            return [self._batch(pieces) for pieces in self._plan[index]]
-        return self._batch(self._plan[index])
-
-    def _batch(self, pieces: Sequence[_Piece]) -> Batch:
+    def batch(self, index: int) -> Batch:
+        """Puts one together."""
+        pieces = self._plan[index]
         count = sum(p.stop - p.start for p in pieces)
         feeds = _joined([p.chunk.rows(p.start, p.stop) for p in pieces])
         extras = _joined([p.extras() for p in pieces])

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from onnxprune.calibrate.natural import MEAN, STD, fields, natural_images
 from onnxprune.calibrate.signature import Input, family
-from onnxprune.io.surgeon import constant_array
+from onnxprune.io.constants import constant_array
 from onnxprune.prepare.prepare import Prepared
 from onnxprune.proof.inputs import index_bound
 from onnxprune.shapes.infer import constant_of

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
-from typing import Any, overload
+from typing import Any
 
 import onnx
 
-from onnxprune.calibrate.batch import Batch, Samples
+from onnxprune.calibrate.batch import Batch, LazyBatches, Samples
 from onnxprune.calibrate.signature import signature
 from onnxprune.errors import ModelError
 from onnxprune.trace.value import Value
@@ -16,7 +16,7 @@ from onnxprune.trace.value import Value
 _AT_ONCE = 8  # tensors of the largest size that are alive at the same time: those of a part that runs, and rows of them
 
 
-class _Parts(Sequence[Batch]):
+class _Parts(LazyBatches):
     """Batches cut into pieces of at most `size` samples."""
 
     def __init__(self, batches: Sequence[Batch], size: int) -> None:
@@ -27,13 +27,8 @@ class _Parts(Sequence[Batch]):
     def __len__(self) -> int:
         return len(self.plan)
 
-    @overload
-    def __getitem__(self, index: int) -> Batch: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Batch]: ...
-    def __getitem__(self, index: int | slice) -> Batch | list[Batch]:
-        if isinstance(index, slice):
-            return [self[k] for k in range(*index.indices(len(self)))]
+    def batch(self, index: int) -> Batch:
+        """Cuts one out; the whole that it comes from is kept for the next."""
         k, start, size = self.plan[index]
         if self.last is None or self.last[0] != k:
             self.last = k, self.batches[k]

@@ -22,7 +22,8 @@ from onnx import ModelProto, ValueInfoProto, helper
 
 from onnxprune.cleanup.reading import all_values
 from onnxprune.cleanup.work import DECLARED
-from onnxprune.io.load import copy_structure, nested_graphs
+from onnxprune.io.structure import copy_structure
+from onnxprune.io.walk import nested_graphs
 
 _READ = 1 << 16  # bytes; smaller payloads of external files are read at once, and their file is closed
 

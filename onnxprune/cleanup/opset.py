@@ -6,7 +6,7 @@ import onnx
 from onnx import ModelProto
 
 from onnxprune.errors import UsageError
-from onnxprune.io.load import nested_graphs
+from onnxprune.io.walk import nested_graphs
 
 
 def raise_opset(model: ModelProto, target: int | None) -> ModelProto:

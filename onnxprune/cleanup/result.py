@@ -11,7 +11,7 @@ from typing import Any
 
 from onnx import ModelProto, NodeProto
 
-from onnxprune.io.load import graphs
+from onnxprune.io.walk import graphs
 from onnxprune.proof.oracle import Verification
 
 

@@ -13,7 +13,7 @@ from onnxprune.cleanup.reading import all_values
 from onnxprune.cleanup.symbol_rules import propagate
 from onnxprune.cleanup.symbols import as_int
 from onnxprune.cleanup.work import Work
-from onnxprune.io.load import nested_graphs
+from onnxprune.io.walk import nested_graphs
 
 _MOST_SWEEPS = 8
 _SMALL = 1024  # bytes; larger constants can't be a shape

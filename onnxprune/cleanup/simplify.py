@@ -20,7 +20,10 @@ from onnxprune.cleanup.result import PassRecord, SimplifyReport, SimplifyResult,
 from onnxprune.cleanup.verify import verify_same
 from onnxprune.cleanup.work import Work
 from onnxprune.errors import UsageError, VerificationError
-from onnxprune.io.load import complaint, load_in_place, model_size, tensors
+from onnxprune.io.check import complaint
+from onnxprune.io.load import load_in_place
+from onnxprune.io.structure import model_size
+from onnxprune.io.walk import tensors
 from onnxprune.prepare.prepare import check_shapes
 
 Source: TypeAlias = str | os.PathLike[str] | ModelProto

@@ -23,8 +23,9 @@ def apply(
     from rich.text import Text
 
     from onnxprune.api import apply as apply_plan
-    from onnxprune.io.load import load_model, model_size
+    from onnxprune.io.load import load_model
     from onnxprune.io.save import save_model
+    from onnxprune.io.structure import model_size
     from onnxprune.plan.plan import load_plan
     from onnxprune.report.tables import percent, si
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -125,6 +123,7 @@ def bench(
     from onnxprune.bench.request import BenchRequest
     from onnxprune.bench.run import benchmark
     from onnxprune.calibrate.preprocess import parse_preprocess
+    from onnxprune.report.provenance import command_line
 
     request = BenchRequest(
         providers=tuple(providers or ["cpu"]),
@@ -145,7 +144,7 @@ def bench(
         seed=seed,
     )
     with screen.progress() as progress:
-        found = benchmark(models, request=request, command=shlex.join(["onnxprune", *sys.argv[1:]]), progress=progress)
+        found = benchmark(models, request=request, command=command_line(), progress=progress)
     _write(screen, found, as_json=json, output=output, csv=csv)
     if min_speedup is not None:
         _gate(found, min_speedup)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from onnxprune.cli import values
+from onnxprune.cli.options import Mask, Preprocess, Shape
 from onnxprune.cli.screen import Screen
 from onnxprune.errors import UsageError, VerificationError
 
@@ -50,17 +51,9 @@ def compare(
         str | None,
         typer.Option(metavar="PATH", help="Labels for --eval.", rich_help_panel=_DATA, show_default=False),
     ] = None,
-    preprocess: Annotated[
-        str | None,
-        typer.Option(metavar="KEY=VALUE,...", help="For images: size, mean, std ...", rich_help_panel=_DATA),
-    ] = None,
-    mask: Annotated[
-        str | None, typer.Option(metavar="INPUT", help="Input whose zeros mark padding.", rich_help_panel=_DATA)
-    ] = None,
-    shape: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=N,N,...", help="Shape of an input. Repeatable.", rich_help_panel=_DATA),
-    ] = None,
+    preprocess: Preprocess = None,
+    mask: Mask = None,
+    shape: Shape = None,
     seed: Annotated[int, typer.Option(metavar="N", min=0, help="Seed of random samples.", rich_help_panel=_DATA)] = 0,
     provider: Annotated[
         list[str] | None,
@@ -156,7 +149,9 @@ def compare(
     }
     found = _run(screen, first, second, data, preprocess, plan, options)
     if json:
-        screen.document(found.to_dict())
+        from onnxprune.report.provenance import provenance
+
+        screen.document({**provenance(), **found.to_dict()})
     else:
         _show(screen, found)
     if not found.passed:

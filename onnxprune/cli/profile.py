@@ -34,6 +34,7 @@ def profile(
     from onnxprune.io.save import save_text
     from onnxprune.profiling.count import profile as count
     from onnxprune.profiling.tables import costs_table, csv_text, sorted_costs, totals_notes
+    from onnxprune.report.provenance import provenance
     from onnxprune.report.tables import notes_table
 
     model = load_model(source)
@@ -44,6 +45,6 @@ def profile(
     if csv:
         save_text(csv_text(sorted_costs(found, rows, order)), csv)
     if json:
-        screen.document({"model": str(source), **found.to_dict()})
+        screen.document({"model": str(source), **provenance(), **found.to_dict()})
     else:
         screen.show(costs_table(found, rows, order, top), notes_table(totals_notes(found, verbose=screen.verbose)))

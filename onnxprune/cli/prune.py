@@ -106,6 +106,12 @@ def prune(
         bool,
         typer.Option("--lossless", help="Remove only what provably does nothing.", rich_help_panel=_CHOICE),
     ] = False,
+    low_rank: Annotated[
+        bool,
+        typer.Option(
+            "--low-rank", help="With --target: wide nodes may become two of a lower rank.", rich_help_panel=_CHOICE
+        ),
+    ] = False,
     data: Annotated[
         str | None,
         typer.Option(
@@ -256,6 +262,12 @@ def prune(
         raise UsageError("--depth lets a target choose which blocks go, by what samples say: give --target and --data PATH")
     if closest and not targets:
         raise UsageError("--closest is about a target: give --target")
+    if low_rank and (not targets or by_weights or ranking not in (None, "knapsack")):
+        raise UsageError("--low-rank is a choice of the knapsack: give --target and samples, and no other --ranking")
+    if depth and low_rank:
+        raise UsageError("--depth and --low-rank exclude each other: blocks are chosen for nodes that stay one")
+    if low_rank and merge:
+        raise UsageError("--low-rank and --merge exclude each other: what a pair lacks is made up for by the fit")
     if samples and data is None and (lossless or reconstruct == "none" or (merge and reconstruct is None)):
         raise UsageError("--samples has no effect: these options use no samples; give --data, or leave it out")
     run = _Run(cast(Screen, context.obj), source, output, shapes, seed)
@@ -281,6 +293,7 @@ def prune(
         "lossless": lossless,
         "simplify": simplify,
         "depth": depth,
+        "low_rank": low_rank,
         "memory": int(memory_budget * (1 << 30)),
         "providers": provider or [],
         "resume": resume,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated, cast
 
@@ -35,11 +33,12 @@ def report(
 ) -> None:
     """Write results as a page, Markdown, CSV or pictures."""
     from onnxprune.document.write import check_suffix, write_report
+    from onnxprune.report.provenance import command_line
 
     screen = cast(Screen, context.obj)
     check_suffix(output)
     values.check_outputs(files, [output])
-    found = write_report(files, output, title=title, command=shlex.join(["onnxprune", *sys.argv[1:]]))
+    found = write_report(files, output, title=title, command=command_line())
     from rich.text import Text
 
     screen.show(Text(f"{output}: {found.title}"), *(Text(note.text) for note in found.findings))

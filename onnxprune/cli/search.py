@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import typer
 
-from onnxprune.cli import study, values
+from onnxprune.cli import options, study, values
 from onnxprune.cli.screen import Screen, to_json
 from onnxprune.errors import ModelError, UsageError, VerificationError
 
@@ -80,43 +80,22 @@ def search(
             rich_help_panel=_DATA,
         ),
     ] = None,
-    samples: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Use at most N samples; 512 unless given.", rich_help_panel=_DATA)
-    ] = None,
-    preprocess: Annotated[
-        str | None, typer.Option(metavar="KEY=VALUE,...", help="For images: size, mean, std ...", rich_help_panel=_DATA)
-    ] = None,
-    mask: Annotated[
-        str | None, typer.Option(metavar="INPUT", help="Input whose zeros mark padding.", rich_help_panel=_DATA)
-    ] = None,
+    samples: options.Samples = None,
+    preprocess: options.Preprocess = None,
+    mask: options.Mask = None,
     evaluation: Annotated[
         str | None,
         typer.Option("--eval", metavar="PATH", help="Score models on this data.", rich_help_panel=_DATA),
     ] = None,
-    metric: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME", help="accuracy, top5, perplexity, mse, cosine or file.py:function.", rich_help_panel=_DATA
-        ),
-    ] = None,
-    labels: Annotated[str | None, typer.Option(metavar="PATH", help="Labels for --eval.", rich_help_panel=_DATA)] = None,
-    shape: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=N,N,...", help="Shape of an input. Repeatable.", rich_help_panel=_DATA),
-    ] = None,
+    metric: options.Metric = None,
+    labels: options.Labels = None,
+    shape: options.Shape = None,
     seed: Annotated[int, typer.Option(metavar="N", min=0, help="Seed of all that is random.", rich_help_panel=_CHOICE)] = 0,
     latency: Annotated[bool, typer.Option("--latency/--no-latency", help="Time the models.", rich_help_panel=_DATA)] = True,
-    memory_budget: Annotated[
-        float, typer.Option(metavar="GB", min=0.01, help="Activations held in memory.", rich_help_panel=_WORK)
-    ] = 2.0,
-    workers: Annotated[
-        int | None,
-        typer.Option(metavar="N", min=1, help="Processes; one for each core unless given.", rich_help_panel=_WORK),
-    ] = None,
-    backend: Annotated[
-        str, typer.Option(metavar="processes|dask|ray", help="Where evaluations run.", rich_help_panel=_WORK)
-    ] = "processes",
-    address: Annotated[str | None, typer.Option(metavar="URL", help="Of the cluster.", rich_help_panel=_WORK)] = None,
+    memory_budget: options.MemoryBudget = 2.0,
+    workers: options.Workers = None,
+    backend: options.Backend = "processes",
+    address: options.Address = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with what is finished in DIR.", rich_help_panel=_FILES)
     ] = False,
@@ -226,8 +205,11 @@ def _searched(
 
 def _details(given: study.Given, opened: study.Opened, family: Any, candidates: int) -> dict[str, Any]:
     """What the index says of the study."""
+    from onnxprune.report.provenance import provenance
+
     scored = opened.evaluator
     return {
+        **provenance(),
         "source": {"file": str(given.source), "sha256": opened.study.sha256},
         "calibration": opened.study.held.origin,
         "evaluation": None

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from onnxprune.cli import study, values
+from onnxprune.cli import options, study, values
 from onnxprune.cli.screen import Screen, to_json
 from onnxprune.errors import UsageError
 
 if TYPE_CHECKING:
     from onnxprune.pipeline.stages import Progress
     from onnxprune.search.sensitivity import Sensitivity
+    from onnxprune.sparsity.patterns import Pattern
 
 _STATISTICS = "statistics"
 _LOG = "sensitivity.jsonl"
@@ -37,31 +38,29 @@ def sensitivity(
             rich_help_panel=_DATA,
         ),
     ] = None,
-    samples: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Use at most N samples; 512 unless given.", rich_help_panel=_DATA)
-    ] = None,
-    preprocess: Annotated[
-        str | None, typer.Option(metavar="KEY=VALUE,...", help="For images: size, mean, std ...", rich_help_panel=_DATA)
-    ] = None,
-    mask: Annotated[
-        str | None, typer.Option(metavar="INPUT", help="Input whose zeros mark padding.", rich_help_panel=_DATA)
-    ] = None,
+    samples: options.Samples = None,
+    preprocess: options.Preprocess = None,
+    mask: options.Mask = None,
     evaluation: Annotated[
         str | None,
         typer.Option("--eval", metavar="PATH", help="Score on this data too; implies --measure.", rich_help_panel=_DATA),
     ] = None,
-    metric: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME", help="accuracy, top5, perplexity, mse, cosine or file.py:function.", rich_help_panel=_DATA
-        ),
-    ] = None,
-    labels: Annotated[str | None, typer.Option(metavar="PATH", help="Labels for --eval.", rich_help_panel=_DATA)] = None,
+    metric: options.Metric = None,
+    labels: options.Labels = None,
     ratio: Annotated[
         list[float] | None,
         typer.Option(
             metavar="SHARE",
             help="Share of a group that goes; 0.1, 0.25, 0.5, 0.75 and 0.9 unless given. Repeatable.",
+            rich_help_panel=_CHOICE,
+            show_default=False,
+        ),
+    ] = None,
+    sparsity: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="N:M|SHARE%",
+            help="Also what zeros in weights would cost: 2:4, 50%. Told, not done. Repeatable.",
             rich_help_panel=_CHOICE,
             show_default=False,
         ),
@@ -86,22 +85,12 @@ def sensitivity(
         bool,
         typer.Option("--width", help="Also groups that a statistic runs over (inexact).", rich_help_panel=_CHOICE),
     ] = False,
-    shape: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=N,N,...", help="Shape of an input. Repeatable.", rich_help_panel=_DATA),
-    ] = None,
+    shape: options.Shape = None,
     seed: Annotated[int, typer.Option(metavar="N", min=0, help="Seed of random samples.", rich_help_panel=_DATA)] = 0,
-    memory_budget: Annotated[
-        float, typer.Option(metavar="GB", min=0.01, help="Activations held in memory.", rich_help_panel=_WORK)
-    ] = 2.0,
-    workers: Annotated[
-        int | None,
-        typer.Option(metavar="N", min=1, help="Processes; one for each core unless given.", rich_help_panel=_WORK),
-    ] = None,
-    backend: Annotated[
-        str, typer.Option(metavar="processes|dask|ray", help="Where evaluations run.", rich_help_panel=_WORK)
-    ] = "processes",
-    address: Annotated[str | None, typer.Option(metavar="URL", help="Of the cluster.", rich_help_panel=_WORK)] = None,
+    memory_budget: options.MemoryBudget = 2.0,
+    workers: options.Workers = None,
+    backend: options.Backend = "processes",
+    address: options.Address = None,
     resume: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Keep what is finished here; go on from it.", rich_help_panel=_FILES),
@@ -128,14 +117,17 @@ def sensitivity(
         raise UsageError("--workers, --backend and --address are about what is measured: give --measure or --eval")
     values.check_outputs([source, *(Path(p) for p in (evaluation, labels) if p)], [output, plot])
     study.check_plot(screen, plot)
+    from onnxprune.report.provenance import provenance
     from onnxprune.search.sensitivity import RATIOS, check_ratios
+    from onnxprune.sparsity.patterns import parse_pattern
 
     shares = check_ratios(ratio or RATIOS)
+    patterns = [parse_pattern(text) for text in dict.fromkeys(sparsity or [])]
     with ExitStack() as held:
         opened_workers = held.enter_context(study.workers(backend, workers, address))
         progress = held.enter_context(screen.progress())
-        found = _analysed(given, shares, opened_workers if runs else None, resume, progress)
-    document = {"model": str(source), **found.to_dict()}
+        found = _analysed(given, shares, patterns, opened_workers if runs else None, resume, progress)
+    document = {"model": str(source), **provenance(), **found.to_dict()}
     if output:
         from onnxprune.io.save import save_text
 
@@ -151,14 +143,23 @@ def sensitivity(
         _show(screen, found, measured=runs)
 
 
-def _analysed(given: study.Given, shares: list[float], workers: Any, resume: Path | None, progress: Progress) -> Sensitivity:
+def _analysed(
+    given: study.Given,
+    shares: list[float],
+    patterns: list[Pattern],
+    workers: Any,
+    resume: Path | None,
+    progress: Progress,
+) -> Sensitivity:
     from onnxprune.jobs.log import Log
     from onnxprune.pipeline.stages import part
     from onnxprune.search.sensitivity import measure, predicted
 
-    before = part(progress, (0.0, 0.5 if workers else 1.0))
+    before = part(progress, (0.0, 0.5 if workers or patterns else 1.0))
     opened = study.open_study(given, None if resume is None else resume / _STATISTICS, before)
     found = predicted(opened.study, shares)
+    if patterns:
+        found.sparsity = opened.study.sparsity(patterns, part(progress, (0.5, 0.6 if workers else 1.0)))
     if opened.evaluator is not None:
         score = opened.evaluator.before
         found.metric = {
@@ -174,7 +175,7 @@ def _analysed(given: study.Given, shares: list[float], workers: Any, resume: Pat
         with ExitStack() as held:
             log = None if resume is None else held.enter_context(Log(resume / _LOG))
             metric = found.metric["name"] if found.metric and not given.metric else given.metric
-            after = part(progress, (0.5, 1.0))
+            after = part(progress, (0.6 if patterns else 0.5, 1.0))
             measure(opened.study, found, workers(), log, evaluation=opened.evaluation, metric=metric, progress=after)
     return found
 
@@ -192,4 +193,10 @@ def _show(screen: Screen, found: Sensitivity, *, measured: bool) -> None:
         titles["metric"] = f"{found.metric['title']} of that"
     for kind, title in titles.items():
         screen.show(Text(title, "bold"), sensitivity_table(found, kind, verbose=screen.verbose))
-    screen.show(notes_table(sensitivity_notes(found, measured=measured)))
+    notes = sensitivity_notes(found, measured=measured)
+    if found.sparsity is not None:
+        from onnxprune.sparsity.tables import sparsity_notes, sparsity_table
+
+        screen.show(Text("sparse weights", "bold"), sparsity_table(found.sparsity, verbose=screen.verbose))
+        notes += sparsity_notes(found.sparsity)
+    screen.show(notes_table(notes))

@@ -57,6 +57,7 @@ def simplify(
     from rich.text import Text
 
     from onnxprune.cleanup.simplify import simplify as run
+    from onnxprune.report.provenance import provenance
     from onnxprune.report.simplification import operators_table, passes_table, simplify_notes
     from onnxprune.report.tables import notes_table
 
@@ -76,7 +77,7 @@ def simplify(
         result.save(output, source_path=source)
     report = result.report
     if json:
-        screen.document({"source": str(source), "output": str(output), **report.to_dict()})
+        screen.document({"source": str(source), "output": str(output), **provenance(), **report.to_dict()})
         return
     screen.show(Text(f"{source} -> {output}"), operators_table(report, verbose=screen.verbose))
     if report.changed or screen.verbose:

@@ -13,7 +13,7 @@ from onnx import numpy_helper
 from onnxprune.comparison.matching import Matching
 from onnxprune.comparison.sides import Side
 from onnxprune.comparison.values import content
-from onnxprune.io.load import nested_graphs
+from onnxprune.io.walk import nested_graphs
 from onnxprune.statistics.flow import Flow, captures
 
 _SHOWN = 8  # elements of a small constant

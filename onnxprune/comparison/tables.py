@@ -12,7 +12,7 @@ from rich.text import Text
 from onnxprune.comparison.outputs import OutputDifference
 from onnxprune.comparison.result import Comparison, Divergence, Trail
 from onnxprune.report.evaluation import Evaluation
-from onnxprune.report.outcome import evaluation_notes, score_rows, share_text
+from onnxprune.report.outcome import agreement_text, evaluation_notes, score_rows, share_text
 from onnxprune.report.tables import Note, plural
 
 _NODES = 3
@@ -36,17 +36,10 @@ def outputs_table(outputs: Sequence[OutputDifference]) -> Table:
             continue
         cosine = "" if o.cosine is None else f"{o.cosine:.6f}"
         cells = [f"{o.max_abs:.3g}", f"{o.max_rel:.3g}", f"{o.relative_error:.3g}", cosine]
-        cells += [_agreement(o)] * bool(k)
+        cells += [agreement_text(o.agreement, o.interval)] * bool(k)
         cells += ["" if o.outside is None else share_text(o.outside)] * bounded
         table.add_row(Text(name), *cells)
     return table
-
-
-def _agreement(o: OutputDifference) -> str:
-    if o.agreement is None or o.interval is None:
-        return ""
-    low, high = o.interval
-    return f"{share_text(o.agreement)} ({low * 100:.1f}-{high * 100:.1f})"
 
 
 def score_table(evaluation: Evaluation) -> Table:

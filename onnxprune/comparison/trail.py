@@ -113,7 +113,7 @@ def _cut(pair: Pair, batch: Batch, rows: NDArray[Any]) -> Batch:
 
 def _kept(pair: Pair, plan: Plan) -> Kept:
     from onnxprune.errors import PlanError
-    from onnxprune.io.load import sha256_model
+    from onnxprune.io.structure import sha256_model
     from onnxprune.pipeline.stages import analysed
     from onnxprune.plan.plan import alive_of
 

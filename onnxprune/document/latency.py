@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from onnxprune.bench.result import Benchmark, Configuration
+from onnxprune.bench.result import Configuration
 from onnxprune.bench.tables import speedup_text
 from onnxprune.document.models import Models, configuration_title
 from onnxprune.document.parts import Block, Cell, Column, Note, Section, Spread, Spreads, Table, name, number, text
@@ -103,8 +103,3 @@ def _quick(results: Results) -> Iterator[Block]:
                 "Both models in turn in one process, one sample. That tells a tendency; onnxprune bench tells it from noise."
             )
             yield Spreads(f"quick-{k}", "Distribution of latency: quick timing after pruning", rows, (told,))
-
-
-def measured_providers(benchmarks: Iterator[Benchmark]) -> list[str]:
-    """Providers of all configurations, once each."""
-    return list(dict.fromkeys(c.provider for b in benchmarks for c in b.configurations))

@@ -18,10 +18,12 @@ _LABELS = {
     "system": "system", "python": "Python", "onnxruntime": "ONNX Runtime", "devices": "accelerators",
 }  # fmt: skip
 
+_OTHERS = {"front": "Search", "compare": "Compare", "profile": "Count"}
+
 
 def environment_section(results: Results) -> Section:
     """One column for each measurement."""
-    found = [(f.path, f.data.get("environment")) for f in results.of("prune")]
+    found = [(f.path, f.data.get("environment")) for kind in ("prune", "compare") for f in results.of(kind)]
     found += [(f.path, asdict(b.environment)) for f, b in results.benchmarks]
     known = [(path, e) for path, e in found if e]
     if not known:
@@ -53,6 +55,8 @@ def commands_section(results: Results, command: str) -> Section:
         else:
             blocks.append(Note(f"{file.path} does not tell the command it came from.", "warning"))
     blocks += [Command(f"Measure ({f.path})", b.command) for f, b in results.benchmarks if b.command]
+    for kind, title in _OTHERS.items():
+        blocks += [Command(f"{title} ({f.path})", f.data["command"]) for f in results.of(kind) if f.data.get("command")]
     if command:
         blocks.append(Command("This report", command))
     columns = (

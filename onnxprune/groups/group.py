@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnxprune.groups.classes import Classes, Ids, Mask
 from onnxprune.trace.tracer import Trace
 
-Kind = Literal["channel", "heads", "head-dim", "conv-groups", "group-channels"]
+Kind = Literal["channel", "heads", "head-dim", "conv-groups", "group-channels", "rank"]
 
 
 @dataclass
@@ -22,7 +22,7 @@ class Group:
     Attributes:
         id: `g0`, `g1` ... in graph order.
         kind: `channel`; `heads` and `head-dim` are the rows and columns of an attention grid, `conv-groups` and
-            `group-channels` those of any other.
+            `group-channels` those of any other; `rank` lies between two nodes that were one.
         exact: removing a unit equals putting zeros into its weights.
         buckets: a unit of the group is one element of each bucket, each an array of classes: one bucket for channels and
             rows, one per row for columns that may differ from row to row.

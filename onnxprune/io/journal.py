@@ -24,8 +24,8 @@ from onnx import numpy_helper
 
 from onnxprune.calibrate.batch import Samples
 from onnxprune.errors import UsageError
-from onnxprune.io.load import sha256_model
 from onnxprune.io.save import save_bytes
+from onnxprune.io.structure import sha256_model
 
 Array = NDArray[Any]
 _FORMAT = 1

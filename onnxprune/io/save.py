@@ -11,7 +11,9 @@ from typing import BinaryIO
 from onnx import ModelProto, TensorProto
 
 from onnxprune.errors import ModelError, UsageError
-from onnxprune.io.load import MAX_PROTOBUF_BYTES, copy_structure, graphs, model_size, payload_bytes, read_proto, tensors
+from onnxprune.io.load import MAX_PROTOBUF_BYTES, read_proto
+from onnxprune.io.structure import check_self_contained, copy_structure, model_size, payload_bytes
+from onnxprune.io.walk import graphs, tensors
 
 # model_size() does not count the few bytes a payload's length takes.
 _MARGIN_BYTES = 2**24
@@ -60,7 +62,7 @@ def save_model(
         _check_data_target(data_target, source_path)
         _write_with_data(model, target, data_target, folder)
     else:
-        _check_self_contained(model)
+        check_self_contained(model)
         with _replacing(target) as file:
             file.write(model.SerializeToString(deterministic=True))
 
@@ -130,15 +132,9 @@ def _same_file(one: Path, other: Path) -> bool:
     return one.exists() and other.exists() and one.samefile(other)
 
 
-def _check_self_contained(model: ModelProto) -> None:
-    for tensor in tensors(model):
-        if tensor.data_location == TensorProto.EXTERNAL:
-            raise ModelError(f"tensor {tensor.name!r}: its external data has not been read; use load_model")
-
-
 def _write_with_data(model: ModelProto, target: Path, data_target: Path, folder: Path | None) -> None:
     if folder is None:
-        _check_self_contained(model)
+        check_self_contained(model)
     structure = copy_structure(model, keep_bytes=_INLINE_BYTES)
     # The context entered last is left first: the data moves into place, then the model, once both are on the disk.
     with _replacing(target) as file, _replacing(data_target) as data_file:

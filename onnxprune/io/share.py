@@ -8,7 +8,7 @@ from collections.abc import Collection
 import onnx
 from onnx import numpy_helper
 
-from onnxprune.io.load import nested_graphs
+from onnxprune.io.walk import nested_graphs
 
 
 def share_initializers(model: onnx.ModelProto, keep: Collection[str] = ()) -> tuple[onnx.ModelProto, dict[str, str]]:

@@ -37,6 +37,7 @@ class Latency:
     def __init__(self, table: Table, axes: Axes, comparison: Comparison, timing: Timing, gone: Container[str] = ()) -> None:
         self.of_table, self.comparison, self._axes, self._timing = table, comparison, axes, timing
         self._pieces = [k for k, work in enumerate(table.works) if work.tensor not in gone]
+        self.dense = table.dense
         self._of_group: dict[str, list[int]] = {}
         for k in self._pieces:
             for g in table.works[k].groups:
@@ -61,15 +62,21 @@ class Latency:
 
     def without(self, gone: Container[str]) -> Latency:
         """The same without the pieces that begin with some tensors; what is measured is measured all the same."""
-        return Latency(self.of_table, self._axes, self.comparison, self._timing, gone)
+        found = Latency(self.of_table, self._axes, self.comparison, self._timing, gone)
+        found.dense = self.dense
+        return found
 
     def measure(self, model: onnx.ModelProto, alive: Mask) -> float:
-        """Of a pruned model: the source's time in the table, by the share of it that the model takes side by side.
+        """Of a pruned model: the source's time, by the share of it that the model takes side by side.
 
         Raises:
             ModelError: ONNX Runtime can't run it.
         """
-        return self.comparison.share(model) * self.of_table.dense
+        return self.comparison.share(model) * self.dense
+
+    def against(self, other: Latency) -> None:
+        """From now on models are measured beside the source of another table."""
+        self.comparison, self.dense = other.comparison, other.dense
 
     def figures(self, widths: Widths, measured: float) -> LatencyFigures:
         """What the table says about a result, and what was measured.
@@ -81,7 +88,7 @@ class Latency:
         table, runtime = self.of_table, self.comparison.runtime
         modelled = self.total(widths)
         return LatencyFigures(
-            table.dense,
+            self.dense,
             modelled,
             measured,
             modelled / measured - 1,

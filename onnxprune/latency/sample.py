@@ -24,9 +24,9 @@ from onnxprune.bench.session import ReadySession, open_optimized
 from onnxprune.bench.timing import Effort, Subject, Times, interleave
 from onnxprune.errors import ModelError
 from onnxprune.groups.group import Groups
-from onnxprune.io.load import model_size
 from onnxprune.io.save import save_model
 from onnxprune.io.scratch import Scratch
+from onnxprune.io.structure import model_size
 from onnxprune.latency.machine import Runtime
 from onnxprune.latency.pieces import Piece, cut_graph, extract, structure
 from onnxprune.latency.store import Store

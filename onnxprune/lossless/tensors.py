@@ -12,7 +12,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from onnxprune.io.surgeon import constant_array, source_proto
+from onnxprune.io.constants import constant_array
+from onnxprune.io.surgeon import source_proto
 from onnxprune.shapes.evaluate import evaluate
 from onnxprune.surgery.apply import stored_weights
 from onnxprune.trace.tracer import Trace

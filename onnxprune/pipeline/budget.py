@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import onnx
@@ -35,6 +35,7 @@ class Budget:
         unmet: why they can't be met.
         rounds: how often widths were chosen.
         found: by quantity what the last result has.
+        dense: what the source costs by quantity, where that is not what the setting says of all widths whole.
     """
 
     setting: Setting
@@ -45,6 +46,7 @@ class Budget:
     unmet: str = ""
     rounds: int = 0
     found: dict[str, Reached] = field(default_factory=dict)
+    dense: Mapping[str, float] = field(default_factory=dict)
     _scale: dict[str, float] = field(default_factory=dict)
     _held: set[str] = field(default_factory=set)
 
@@ -78,12 +80,13 @@ class Budget:
             found += [Limit(part, most, str(target)) for part in parts]
         return found
 
-    def absolute(self) -> list[Target]:
-        """The targets as numbers, for a model that is not the source."""
-        return [replace(t, value=self._most(t), share=False) for t in self.targets]
+    def of_source(self, quantity: str) -> float:
+        """What the source costs."""
+        known = self.dense.get(quantity)
+        return self.setting.cost(quantity).total({}) if known is None else known
 
     def _most(self, target: Target) -> float:
-        return target.most(self.setting.cost(target.quantity).total({}))
+        return target.most(self.of_source(target.quantity))
 
     def off(self, model: onnx.ModelProto, alive: Mask, put_back: Sequence[str] = (), *, counted: bool = False) -> bool:
         """Whether widths have to be chosen again, with limits scaled by what the result is off.
@@ -136,7 +139,7 @@ class Budget:
         rows = []
         for target in targets:
             cost = self.setting.cost(target.quantity)
-            before, most, after = cost.total({}), self._most(target), cost.measure(model, alive)
+            before, most, after = self.of_source(target.quantity), self._most(target), cost.measure(model, alive)
             met = after <= most * (1 + cost.tolerance) + 1e-9 * before
             rows.append(Reached(target.quantity, str(target), cost.unit, before, most, after, met, self.rounds))
         return rows
@@ -144,4 +147,4 @@ class Budget:
     def within(self, *targets: Target) -> Budget:
         """The same with further targets, from the beginning, and no result where they can't be met."""
         kept = [t for t in self.targets if all(t.quantity != new.quantity for new in targets)]
-        return Budget(self.setting, self.options, self.scores, [*kept, *targets])
+        return Budget(self.setting, self.options, self.scores, [*kept, *targets], dense=self.dense)

@@ -26,14 +26,14 @@ from onnxprune.depth.order import removal_order
 from onnxprune.depth.proof import prove_removal, worse
 from onnxprune.depth.surgery import without
 from onnxprune.errors import BudgetError, UsageError
-from onnxprune.io.load import model_size, sha256_model
+from onnxprune.io.structure import sha256_model
 from onnxprune.pipeline.budget import Budget
 from onnxprune.pipeline.stages import Progress, part
 from onnxprune.plan.plan import Plan
 from onnxprune.proof.oracle import Verification
 from onnxprune.report.blocks import Block, Blocks, Foretold
 from onnxprune.report.layers import layers
-from onnxprune.report.report import Report, count_params, total_macs
+from onnxprune.report.report import Report
 from onnxprune.report.tables import plural
 from onnxprune.select.allocate import Choice, ranked, take
 from onnxprune.select.context import Scores
@@ -56,14 +56,12 @@ class Shorter:
         inner: that of the shorter model.
         constants: by summand what stands for it.
         blocks: for the report.
-        budget: of the source.
     """
 
     source: Pruning
     inner: Pruning
     constants: dict[str, Array]
     blocks: Blocks
-    budget: Budget
 
     def finished(self, found: Attempt) -> tuple[onnx.ModelProto, Plan, Report]:
         """The model, what went of the source, and figures that compare it with the source."""
@@ -71,16 +69,10 @@ class Shorter:
         source, every = self.source, self.source.groups
         alive = np.ones(len(every.classes.of_label), np.bool_)
         after = {row.name: row for row in report.layers}
-        before = {r.quantity: r for r in report.targets}
-        costs = {t.quantity: (str(t), self.budget.setting.cost(t.quantity).total({})) for t in self.budget.targets}
         rows = layers(every, source.prepared.graph, alive)
         report = replace(
-            report,
-            params_before=count_params(every),
-            macs_before=total_macs(every, source.prepared.graph),
-            bytes_before=model_size(source.source),
+            source.beside(report),
             frozen=every.frozen,
-            targets=[replace(before[q], target=text, before=dense) for q, (text, dense) in costs.items() if q in before],
             layers=[after.get(r.name) or replace(r, macs_after=0, params_after=0) for r in rows],
             blocks=self.blocks,
             verification=worse(self.blocks.verification, report.verification),
@@ -146,12 +138,15 @@ class Depth:
                 break
             self.put_back |= bad
         inner, scores = self._pruning_of(best.tensors, model)
-        inner_budget = inner.budget(scores, budget.absolute())
+        inner_budget = inner.budget(scores, budget.targets)
         inner_budget.closest = budget.closest
+        inner_budget.dense = {t.quantity: budget.of_source(t.quantity) for t in budget.targets}
+        if "latency" in inner_budget.dense:
+            inner_budget.setting.latency.against(budget.setting.latency)
         found = inner.within(inner_budget)
         left = {t.name for t in model.graph.initializer}
         kept = {t: c for t, c in constants.items() if t in left}
-        found.shorter = Shorter(self.pruning, inner, kept, blocks, budget)
+        found.shorter = Shorter(self.pruning, inner, kept, blocks)
         return found
 
     # ---- the choice ----

@@ -10,6 +10,7 @@ import onnx
 from onnxprune.budget.choose import widths_of
 from onnxprune.budget.curves import SHARES
 from onnxprune.budget.kinds import Setting
+from onnxprune.budget.pairs import Twin
 from onnxprune.budget.reached import Trial
 from onnxprune.budget.targets import Target
 from onnxprune.calibrate.batch import Samples
@@ -17,8 +18,8 @@ from onnxprune.calibrate.rebatch import rebatch
 from onnxprune.errors import ModelError, NothingToPruneError
 from onnxprune.groups.classes import Mask
 from onnxprune.io.journal import Journal
-from onnxprune.io.load import model_size, sha256_model
 from onnxprune.io.share import share_initializers
+from onnxprune.io.structure import model_size, sha256_model
 from onnxprune.io.surgeon import import_graph
 from onnxprune.lossless.find import edited, find_lossless, verify_lossless
 from onnxprune.pipeline.attempt import Attempt, Repair, nothing
@@ -69,6 +70,8 @@ class Pruning:
         ModelError: the model is not valid, or ONNX Runtime can't run it on the samples.
         UsageError: a provider is absent, or the folder to resume from can't be written to.
     """
+
+    twins: Sequence[Twin] = ()
 
     def __init__(
         self, source: onnx.ModelProto, request: Request, tell: Progress, clock: Clock, teacher: Prepared | None = None
@@ -151,6 +154,7 @@ class Pruning:
             self.request.timing,
             self.request.shapes,
             part(self.tell, self.shares["table"]),
+            self.twins,
         )
         return Budget(setting, self.options, scores, targets, self.request.closest)
 
@@ -161,7 +165,7 @@ class Pruning:
             BudgetError: there is none, and the closest was not asked for.
         """
         while True:
-            found = self._removed(budget.choose())
+            found = self._removed(self.chosen(budget))
             found.budget = budget
             if budget.off(found.repair.model, found.alive, [p.group for p in self.checker.put_back]):
                 continue
@@ -169,6 +173,14 @@ class Pruning:
             if not budget.off(found.repair.model, found.alive, counted=True):
                 budget.judge()
                 return found
+
+    def chosen(self, budget: Budget) -> list[Choice]:
+        """What goes.
+
+        Raises:
+            BudgetError: no choice is within the targets, and the closest was not asked for.
+        """
+        return budget.choose()
 
     def attempt(self, choices: list[Choice]) -> Attempt:
         """A repaired model without these units, proven.
@@ -189,6 +201,15 @@ class Pruning:
         report = self._report(found)
         self.tell("done", 1.0)
         return found.repair.model, plan, report
+
+    def beside(self, report: Report) -> Report:
+        """The figures of another model's pruning, beside those of this source."""
+        return replace(
+            report,
+            params_before=count_params(self.groups),
+            macs_before=total_macs(self.groups, self.prepared.graph),
+            bytes_before=model_size(self.source),
+        )
 
     def _to_target(self, scores: Scores) -> tuple[Attempt, list[Trial]]:
         drops = [t for t in self.request.target if t.quantity == "drop"]

@@ -48,6 +48,7 @@ class Request:
     scorer: Scorer | None = None
     timing: Timing = field(default_factory=Timing)
     depth: bool = False
+    low_rank: bool = False
 
     def __post_init__(self) -> None:
         if self.lossless and self.data is not None:
@@ -63,6 +64,12 @@ class Request:
                 "depth lets the knapsack choose which blocks go: give a target and samples, with a criterion that knows "
                 "what each width loses (obs, fisher), and no other ranking"
             )
+        if self.low_rank and (self.options.ranking != "knapsack" or not self.target or self.data is None):
+            raise UsageError("low_rank is a choice of the knapsack: it needs a target, samples, and the ranking knapsack")
+        if self.depth and self.low_rank:
+            raise UsageError("depth and low_rank exclude each other: blocks are chosen for nodes that stay one")
+        if self.low_rank and self.merge:
+            raise UsageError("low_rank and merge exclude each other: what a pair lacks is made up for by the fit")
         if self.reconstruct not in (None, *get_args(Mode)):
             raise UsageError(f"reconstruct {self.reconstruct!r} is none of {', '.join(get_args(Mode))}")
 

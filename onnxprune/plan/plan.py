@@ -37,6 +37,7 @@ class Plan:
         frozen: what can't go and why, for people.
         constants: summand of a block that goes as a whole -> the constant that takes its place. Initializers are those
             of the model without these blocks.
+        low_rank: nodes that are two in the result, with weights that no plan holds: `node`, `weight` and `rank`.
     """
 
     sha256: str
@@ -44,6 +45,7 @@ class Plan:
     groups: list[dict[str, Any]] = field(default_factory=list)
     frozen: list[dict[str, Any]] = field(default_factory=list)
     constants: dict[str, NDArray[Any]] = field(default_factory=dict)
+    low_rank: list[dict[str, Any]] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data by the schema."""
@@ -55,6 +57,7 @@ class Plan:
             "initializers": self.initializers,
             "groups": self.groups,
             "frozen": self.frozen,
+            **({"low_rank": self.low_rank} if self.low_rank else {}),
         }
 
     def to_json(self) -> str:
@@ -90,8 +93,9 @@ def parse(data: object) -> Plan:
         place = "/".join(str(p) for p in problems[0].absolute_path) or "top level"
         raise PlanError(f"plan is not valid at {place}: {problems[0].message[:200]}")
     assert isinstance(data, dict)
+    lists = {name: data.get(name, []) for name in ("groups", "frozen", "low_rank")}
     constants = {n: _read(entry) for n, entry in data.get("blocks", {}).items()}
-    return Plan(data["source"]["sha256"], data["initializers"], data.get("groups", []), data.get("frozen", []), constants)
+    return Plan(data["source"]["sha256"], data["initializers"], constants=constants, **lists)
 
 
 def _written(array: NDArray[Any]) -> dict[str, Any]:

@@ -21,7 +21,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, inliner
 
 from onnxprune.errors import ModelError
-from onnxprune.io.surgeon import constant_array, export_model, import_graph
+from onnxprune.io.constants import constant_array
+from onnxprune.io.export import export_model
+from onnxprune.io.surgeon import import_graph
 from onnxprune.shapes.dims import assignments
 from onnxprune.shapes.infer import Inferred, Scope, constant_of, element_type, infer, mark_varying
 

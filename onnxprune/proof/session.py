@@ -61,7 +61,7 @@ def open_session(
     """
     import onnxruntime as ort
 
-    from onnxprune.io.load import copy_structure
+    from onnxprune.io.structure import copy_structure
 
     options = ort.SessionOptions()
     options.log_severity_level = 4
@@ -104,7 +104,7 @@ def open_session(
 
 def _keep_attributes(model: onnx.ModelProto, structure: onnx.ModelProto) -> None:
     """Payloads of attributes and bodies stay in the file."""
-    from onnxprune.io.load import graphs
+    from onnxprune.io.walk import graphs
 
     for k, (full, bare) in enumerate(zip(graphs(model), graphs(structure), strict=True)):
         if k:

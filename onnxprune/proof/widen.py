@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 from onnx import AttributeProto, TensorProto, numpy_helper
 
-from onnxprune.io.load import graphs
+from onnxprune.io.walk import graphs
 
 
 def is_narrow(model: onnx.ModelProto) -> bool:

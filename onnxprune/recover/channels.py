@@ -13,7 +13,7 @@ from onnx import numpy_helper
 from onnxprune.recover.fit import Fit
 from onnxprune.recover.job import Job, keep
 from onnxprune.recover.kept import kept_slices
-from onnxprune.recover.rows import Rows
+from onnxprune.recover.rows import Rows, sides
 from onnxprune.recover.solve import solve
 from onnxprune.recover.state import State
 from onnxprune.statistics.accumulate import pieces
@@ -29,12 +29,13 @@ def fit_channels(state: State, job: Job) -> Fit:
     kept = (kept_slices(value, state.alive) or {}).get(axis, np.arange(value.sizes[axis]))
     form = Dense(axis, False)
     limit = positions_of_each(kept.size, state.samples)
-    rows = Rows(state, kept.size, value.sizes[axis], limit)
+    rows = Rows(kept.size, value.sizes[axis], limit * state.samples.count)
     for before, after in state.views([linear.x], [linear.x]):
         x, y = after.get(linear.x), before.get(linear.x)
         chosen = spread(form.positions(y), limit)
+        both = sides(state, before, y, chosen, form)
         for part, piece in pieces(form, x, chosen):
-            rows.add(piece, form.rows(y[part], chosen), part, before, y, chosen, form)
+            rows.add(piece, form.rows(y[part], chosen), both[:, part])
     train, held = rows.result()
     old = np.zeros((1, kept.size, value.sizes[axis]))
     old[0, np.arange(kept.size), kept] = 1

@@ -8,27 +8,19 @@ the latter the former. Under RMSNorm that is exact, and the pruned model becomes
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
-
 import numpy as np
 import onnx
-from numpy.typing import NDArray
-from onnx import numpy_helper
 
-from onnxprune.calibrate.batch import Samples, batch_size
+from onnxprune.calibrate.batch import Samples
 from onnxprune.groups.classes import Mask
 from onnxprune.groups.group import Groups
 from onnxprune.prepare.prepare import Prepared
 from onnxprune.recover.run import Run
 from onnxprune.recover.scales import Scale, find_scales, moments_of, scaled
 from onnxprune.recover.slots import give_vectors, write_weights
-from onnxprune.recover.solve import Mode
 from onnxprune.statistics.flow import lift
 from onnxprune.statistics.stream import Stream
 from onnxprune.surgery.inflate import inflate
-from onnxprune.trace.value import Value
 
 
 def match_zeros(
@@ -55,35 +47,11 @@ def match_zeros(
     if not scales:
         return result
     zeros = lift(inflate(prepared.model, pruned, groups, alive))
-    run = _Both(groups, alive, samples, "affine", Stream(zeros, samples, budget), small)
+    run = Run(groups, alive, samples, "affine", Stream(zeros, samples, budget), small)
     for scale in scales:
         _match(run, scale)
     write_weights(result, small.weights)
     return result
-
-
-@dataclass
-class _Both:
-    """Both models in mid-run, with nobody to judge."""
-
-    groups: Groups
-    alive: Mask
-    samples: Samples
-    mode: Mode
-    dense: Stream
-    pruned: Stream
-
-    @property
-    def values(self) -> Mapping[str, Value]:
-        return self.groups.trace.values
-
-    @property
-    def judges(self) -> list[NDArray[np.bool_]]:
-        return [np.zeros(batch_size(batch), np.bool_) for batch in self.samples.batches]
-
-    def weight(self, name: str) -> NDArray[Any]:
-        changed = self.pruned.weights.get(name)
-        return numpy_helper.to_array(self.pruned.flow.initializers[name]) if changed is None else changed
 
 
 def _match(run: Run, scale: Scale) -> None:

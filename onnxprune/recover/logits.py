@@ -15,15 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from onnxprune.calibrate.batch import batch_size
 from onnxprune.recover.bilinear import mix
 from onnxprune.recover.fit import Fit
 from onnxprune.recover.kept import compared
 from onnxprune.recover.products import Logits, Side, pins
-from onnxprune.recover.run import Run, Sides, by_row
+from onnxprune.recover.rows import Rows, sides
+from onnxprune.recover.run import Run
 from onnxprune.recover.solve import solve
 from onnxprune.recover.target import Slot, follow
 from onnxprune.recover.wiring import Wiring, find_wiring, in_order
-from onnxprune.statistics.channels import counted_rows, positions_of_each, spread
+from onnxprune.statistics.channels import judging, positions_of_each, spread
 from onnxprune.statistics.linear import Dense, Linear
 from onnxprune.statistics.moments import Moments
 
@@ -62,18 +64,16 @@ def _lost(run: Run, logits: Logits) -> float:
     """Share of the variance of the judged tensor that is lost, on samples that judge where there are any."""
     run.pruned.compute([logits.judged])
     value = run.values[logits.judged]
-    anyone = any(j.any() for j in run.judges)
-    error, total = 0.0, 0.0
-    for b, batch in enumerate(run.samples.batches):
-        after = np.asarray(run.pruned.get(logits.judged, b, batch.feeds), np.float64)
-        before = np.asarray(run.dense.get(logits.judged, b, batch.feeds), np.float64)
-        before, after = compared(before, after, value, run.alive)
-        judge = by_row(run.judges[b], batch, len(after)) if anyone else np.ones(len(after), np.bool_)
-        judge &= by_row(np.arange(len(run.judges[b])) < batch.count, batch, len(after))
-        before, after = before[judge], after[judge]
-        error += float(((before - after) ** 2).sum())
-        total += float(((before - before.mean(axis=1, keepdims=True)) ** 2).sum()) if before.size else 0.0
-    return error / (total or 1.0) if np.isfinite(error) else np.inf
+    error, total = np.zeros(2), np.zeros(2)  # where samples judge, and everywhere
+    for dense, pruned in run.computed():
+        wide, narrow = (np.asarray(v.get(logits.judged), np.float64) for v in (dense, pruned))
+        before, after = compared(wide, narrow, value, run.alive)
+        real = np.arange(len(after)) < dense.batch.count * max(len(after) // batch_size(dense.batch), 1)
+        for k, use in enumerate((real & judging(run.judges[dense.index], len(after)), real)):
+            error[k] += ((before[use] - after[use]) ** 2).sum()
+            total[k] += ((before[use] - before[use].mean(axis=1, keepdims=True)) ** 2).sum() if before[use].size else 0.0
+    own = 0 if total[0] else 1
+    return float(error[own] / (total[own] or 1.0)) if np.isfinite(error[own]) else np.inf
 
 
 @dataclass(frozen=True)
@@ -192,21 +192,20 @@ def _kept_taps(run: Run, side: Side, taps: int) -> Array:
 def _moments(run: Run, side: Side, wiring: Wiring, centred: bool) -> tuple[Moments, Moments] | None:
     """Moments of the pruned model's input and the dense operand; about each sample's mean where `centred`."""
     form = Dense(-1, False)
-    sides = None
-    for b, batch in enumerate(run.samples.batches):
-        wanted = side.operand.rows(np.asarray(run.dense.get(side.operand.name, b, batch.feeds)))[:, :, side.heads]
-        x = np.asarray(run.pruned.get(side.linear.x, b, batch.feeds))
-        rows = in_order(side.linear, x, wanted.shape[:2], turned=wiring.turned, x=True)
-        if rows is None:
+    rows = None
+    for dense, pruned in run.computed():
+        wanted = side.operand.rows(dense.get(side.operand.name))[:, :, side.heads]
+        x = in_order(side.linear, pruned.get(side.linear.x), wanted.shape[:2], turned=wiring.turned, x=True)
+        if x is None:
             return None
-        chosen = spread(rows.shape[1], positions_of_each(rows.shape[2], run.samples))
-        counted = counted_rows(batch, run.samples.mask, rows, chosen, form)
-        pair = [a[:, chosen].reshape(len(a), len(chosen), 1, -1).astype(np.float64) for a in (rows, wanted)]
+        chosen = spread(x.shape[1], positions_of_each(x.shape[2], run.samples))
+        both = sides(run, pruned, x, chosen, form)
+        pair = [a[:, chosen].reshape(len(a), len(chosen), 1, -1).astype(np.float64) for a in (x, wanted)]
         if centred:
-            pair = [_about_mean(a, counted) for a in pair]
-        sides = sides or Sides(run, 1, pair[0].shape[3], pair[1].shape[3])
-        sides.add(b, batch, pair[0], pair[1], rows, chosen, form)
-    return None if sides is None else sides.result()
+            pair = [_about_mean(a, both[0] | both[1]) for a in pair]
+        rows = rows or Rows(pair[0].shape[3], pair[1].shape[3])
+        rows.add(pair[0], pair[1], both, whole=True)
+    return None if rows is None else rows.result()
 
 
 def _about_mean(rows: Array, counted: Array) -> Array:

@@ -18,41 +18,25 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol, get_args
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import numpy_helper
 from scipy.special import expit
 
-from onnxprune.calibrate.batch import Batch, Samples, batch_size
-from onnxprune.groups.classes import Mask
-from onnxprune.groups.group import Groups
+from onnxprune.calibrate.batch import Batch, batch_size
 from onnxprune.recover.fit import Fit
+from onnxprune.recover.rows import Rows
+from onnxprune.recover.run import Run
 from onnxprune.recover.solve import Mode, solve
 from onnxprune.statistics.channels import judging, positions_of_each, spread
-from onnxprune.statistics.moments import Moments
 from onnxprune.statistics.recurrent import GATES, Recurrent, before, find_recurrent, hidden_labels
 from onnxprune.statistics.stream import Stream
 
 Array = NDArray[Any]
 LARGEST = 4608  # inputs and hidden units
 _ROUNDS = 5
-
-
-class Run(Protocol):
-    """What a reconstruction hands on: both models in mid-run."""
-
-    groups: Groups
-    alive: Mask
-    samples: Samples
-    mode: Mode
-    dense: Stream
-    pruned: Stream
-
-    @property
-    def judges(self) -> list[NDArray[np.bool_]]:
-        """For each batch which of its samples judge."""
 
 
 @dataclass(frozen=True)
@@ -122,12 +106,11 @@ def _stored(stream: Stream, name: str) -> Array:
 
 @dataclass
 class _Step:
-    """Rows of one batch: inputs `(T, N, I)` and states before `(T, N, D, H)` of both models, and which rows count."""
+    """Rows of one batch of both models: inputs `(T, N, I)`, states before `(T, N, D, H)`; which fit, and which judge."""
 
     x: tuple[Array, Array]
     h: tuple[Array, Array]
-    train: NDArray[np.bool_]
-    held: NDArray[np.bool_]
+    sides: NDArray[np.bool_]
 
 
 def fit_recurrent(run: Run, node: Recurrent) -> Fit:
@@ -228,11 +211,11 @@ class _Fitting:
             else:
                 own = before(cut[node.y], cut.get(node.state), lengths, node.backward)
             chosen = spread(len(y), limit)
-            train, held = self.counted(batch, b, y.shape[0], y.shape[2], lengths)
-            yield _Step((whole[node.x][chosen], cut[node.x][chosen]), (h[chosen], own[chosen]), train[chosen], held[chosen])
+            sides = self.sides(batch, b, y.shape[0], y.shape[2], lengths)
+            yield _Step((whole[node.x][chosen], cut[node.x][chosen]), (h[chosen], own[chosen]), sides[:, chosen])
 
-    def counted(self, batch: Batch, b: int, steps: int, n: int, lengths: Array | None) -> tuple[Mask, Mask]:
-        """Which rows `(T, N)` fit, and which judge."""
+    def sides(self, batch: Batch, b: int, steps: int, n: int, lengths: Array | None) -> NDArray[np.bool_]:
+        """Which rows fit, and which judge `(2, T, N)`."""
         size = batch_size(batch)
         judged = judging(self.run.judges[b], n)
         counted = np.ones((steps, n), np.bool_)
@@ -243,7 +226,7 @@ class _Fitting:
         mask = batch.feeds.get(self.run.samples.mask or "")
         if mask is not None and mask.shape == (n, steps):
             counted &= mask.T != 0
-        return counted & ~judged, counted & judged
+        return np.stack([counted & ~judged, counted & judged])
 
     def regress(self, old: _Weights, current: _Weights, *, forced: bool) -> tuple[str, float]:
         """Fits all gates, part by part, into `current`; returns how."""
@@ -255,22 +238,16 @@ class _Fitting:
             whole = self.dense.matrix(part)
             target = self.columns(whole, len(part.gates))
             matrix = old.matrix(part)
-            train, held = (Moments.empty(*matrix.shape) for _ in range(2))
+            rows = Rows(matrix.shape[1], matrix.shape[2], groups=len(matrix), name=self.node.x)
             for step in self.batches(forced):
                 own = self.rows(part, step.x[1], step.h[1], fresh if forced else current)
-                wanted = self.rows(part, step.x[0], step.h[0], self.dense)
-                lacking = None
+                into = self.rows(part, step.x[0], step.h[0], self.dense)
+                wanted = np.einsum("tndk,dkm->tndm", into, target, optimize=True)
                 if not part.h:  # what comes through the reset gate is fitted already: the input makes up for the rest
                     inner = self.sliced(self.dense.inside(step.x[0], step.h[0]).swapaxes(1, 2)).swapaxes(1, 2)
-                    lacking = inner - fresh.inside(step.x[1], step.h[1])
-                for use, moments in ((step.train, train), (step.held, held)):
-                    if use.any():
-                        rows = np.einsum("rdk,dkm->rdm", wanted[use], target, optimize=True)
-                        rows = rows if lacking is None else rows + lacking[use]
-                        moments.add(Moments.of(own[use], rows))
-            train.check_finite(self.node.x)
-            if not train.rows:
-                train, held = held, train
+                    wanted = wanted + (inner - fresh.inside(step.x[1], step.h[1]))
+                rows.add(own, wanted, step.sides, whole=True)
+            train, held = rows.result()
             bias = None if old.b is None else np.zeros((len(matrix), matrix.shape[2]))
             found = solve(train, held, matrix, bias, mode, np.ones((len(matrix), matrix.shape[2])))
             fresh.put(part, found.matrix, found.bias)
@@ -301,7 +278,7 @@ class _Fitting:
             whole = self.sliced(np.asarray(run.dense.get(node.y, b, batch.feeds), np.float64)).transpose(0, 2, 1, 3)
             cut = np.asarray(run.pruned.get(node.y, b, batch.feeds), np.float64).transpose(0, 2, 1, 3)
             lengths = run.dense.get(node.lengths, b, batch.feeds) if node.lengths else None
-            train, held = self.counted(batch, b, len(cut), cut.shape[1], lengths)
+            train, held = self.sides(batch, b, len(cut), cut.shape[1], lengths)
             for k, use in enumerate((held, train | held)):
                 lost[k] += ((whole - cut)[use] ** 2).sum()
                 total[k] += (whole[use] ** 2).sum()

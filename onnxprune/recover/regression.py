@@ -32,7 +32,7 @@ def moments_of(state: State, jobs: list[Job], *, forced: bool = False) -> tuple[
     limit = positions_of_each(taps, state.samples, groups, outputs)
     if state.pruned.providers.in_graph and can_be_in_graph(jobs[0].linear.form) and not forced:
         return _on_device(state, jobs, limit)
-    rows = Rows(state, taps, outputs, limit, groups)
+    rows = Rows(taps, outputs, limit * state.samples.count, groups)
     sums = [n for j in jobs for n, _ in j.sums]
     wanted_of = [*[j.linear.y for j in jobs], *sums]
     for before, after in state.views([*wanted_of, x] if forced else wanted_of, sums if forced else [x, *sums]):
@@ -41,10 +41,11 @@ def moments_of(state: State, jobs: list[Job], *, forced: bool = False) -> tuple[
         chosen = spread(form.positions(target), limit)
         given = _sliced(state, x, before.get(x)) if forced else after.get(x)
         differences = [differences_of(state, j, before) for j in jobs]
+        both = sides(state, before, target, chosen, form)
         for part, piece in pieces(form, given, chosen):
             wanted = [target_of(j, d, form, before, after, part, chosen) for j, d in zip(jobs, differences, strict=True)]
             joined = wanted[0] if len(wanted) == 1 else np.concatenate(wanted, axis=3)
-            rows.add(piece, joined, part, before, target, chosen, form)
+            rows.add(piece, joined, both[:, part])
     return rows.result()
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.recover.state import State
+from onnxprune.recover.run import Run
 from onnxprune.statistics.accumulate import Accumulator, picked
 from onnxprune.statistics.channels import counted_rows, judging
 from onnxprune.statistics.forms import Form
@@ -18,35 +18,53 @@ Array = NDArray[Any]
 
 
 class Rows:
-    """Moments of rows, added up batch by batch.
+    """Moments of rows that fit and of rows that judge, added up in any pieces.
 
     Args:
-        state: which samples judge, and which rows count.
         k: K.
         m: M.
-        limit: positions of each sample.
+        expected: rows that will come in pieces, all in all.
         groups: G.
+        name: of the tensor that the rows are of, for errors.
     """
 
-    def __init__(self, state: State, k: int, m: int, limit: int, groups: int = 1) -> None:
-        self.state = state
-        self.train, self.held = (Accumulator(groups, k, m, limit * state.samples.count) for _ in range(2))
+    def __init__(self, k: int, m: int, expected: int = 0, groups: int = 1, name: str = "") -> None:
+        self.train, self.held = (Accumulator(groups, k, m, expected, name) for _ in range(2))
 
-    def add(self, rows: Array, wanted: Array, part: slice, view: View, target: Array, chosen: Array, form: Form) -> None:
-        """Takes rows `(n, P, G, K)` of some samples, and what they should give `(n, P, G, M)`."""
-        for use, moments in zip(sides(self.state, view, target, chosen, form), (self.train, self.held), strict=True):
-            own = use[part]
-            if own.any():
-                moments.add(picked(rows, own), picked(wanted, own))
+    def add(self, rows: Array, wanted: Array, sides: NDArray[np.bool_], *, whole: bool = False) -> None:
+        """Takes rows `(n, P, G, K)` of some samples, and what they should give `(n, P, G, M)`.
+
+        Args:
+            rows: the rows; must not change afterwards.
+            wanted: the same of these.
+            sides: which of them fit, and which judge `(2, n, P)`.
+            whole: they are all rows of a batch.
+        """
+        for use, moments in zip(sides, (self.train, self.held), strict=True):
+            if use.any():
+                take = moments.add_whole if whole else moments.add
+                take(picked(rows, use), picked(wanted, use))
 
     def result(self) -> tuple[Moments, Moments]:
-        """Moments for fitting and for judging; without rows for the former, the latter are taken for both."""
+        """Moments for fitting and for judging; without rows for the former, the latter are taken for both.
+
+        Raises:
+            ModelError: a row held NaN or infinity.
+        """
         train, held = self.train.result(), self.held.result()
         return (train, held) if train.rows else (held, train)
 
 
-def sides(state: State, view: View, target: Array, chosen: Array, form: Form) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Which rows `(N, P)` of a batch fit, and which judge."""
-    counted = counted_rows(view.batch, state.samples.mask, target, chosen, form)
-    judged = judging(state.judges[view.index], form.places(target)[0])[:, None]
-    return counted & ~judged, counted & judged
+def sides(run: Run, view: View, target: Array, chosen: Array, form: Form) -> NDArray[np.bool_]:
+    """Which rows of a batch fit, and which judge `(2, N, P)`.
+
+    Args:
+        run: which samples judge.
+        view: of the batch.
+        target: a tensor with the samples and positions of the rows.
+        chosen: positions that the rows are taken at `(P,)`.
+        form: how rows are taken from it.
+    """
+    counted = counted_rows(view.batch, run.samples.mask, target, chosen, form)
+    judged = judging(run.judges[view.index], form.places(target)[0])[:, None]
+    return np.stack([counted & ~judged, counted & judged])

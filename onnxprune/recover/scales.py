@@ -20,7 +20,8 @@ from onnxprune.groups.classes import Mask
 from onnxprune.groups.group import Groups
 from onnxprune.recover.fit import Fit
 from onnxprune.recover.kept import kept_slices
-from onnxprune.recover.run import Run, Sides
+from onnxprune.recover.rows import Rows, sides
+from onnxprune.recover.run import Run
 from onnxprune.recover.solve import solve
 from onnxprune.statistics.channels import positions_of_each, spread
 from onnxprune.statistics.flow import Flow
@@ -211,12 +212,12 @@ def moments_of(run: Run, scale: Scale) -> tuple[Moments, Moments]:
     kept = (kept_slices(run.values[scale.y], run.alive) or {}).get(scale.axis)
     form = Dense(scale.axis, False)
     channels = len(kept) if kept is not None else run.values[scale.y].sizes[scale.axis]
-    sides = Sides(run, channels, 1, 1)
-    for b, batch in enumerate(run.samples.batches):
-        after = np.asarray(run.pruned.get(scale.y, b, batch.feeds))
-        before = np.asarray(run.dense.get(scale.y, b, batch.feeds))
+    limit = positions_of_each(channels, run.samples)
+    rows = Rows(1, 1, groups=channels)
+    for dense, pruned in run.computed():
+        before, after = dense.get(scale.y), pruned.get(scale.y)
         before = before if kept is None else np.take(before, kept, axis=scale.axis)
-        chosen = spread(form.positions(after), positions_of_each(channels, run.samples))
-        rows, wanted = (np.moveaxis(form.rows(t, chosen), 2, 3) for t in (after, before))
-        sides.add(b, batch, rows, wanted, after, chosen, form)
-    return sides.result()
+        chosen = spread(form.positions(after), limit)
+        own, wanted = (np.moveaxis(form.rows(t, chosen), 2, 3) for t in (after, before))
+        rows.add(own, wanted, sides(run, pruned, after, chosen, form), whole=True)
+    return rows.result()

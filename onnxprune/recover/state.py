@@ -4,70 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from onnx import numpy_helper
-
-from onnxprune.calibrate.batch import Samples, held_out
-from onnxprune.groups.classes import Mask
-from onnxprune.groups.group import Groups
 from onnxprune.recover.attention import Values
 from onnxprune.recover.repair import Repairs
-from onnxprune.recover.solve import Mode
+from onnxprune.recover.run import Run
 from onnxprune.statistics.linear import Linear
-from onnxprune.statistics.stream import Stream, View
-from onnxprune.trace.value import Value
-
-Array = NDArray[Any]
+from onnxprune.statistics.stream import View
 
 
 @dataclass
-class State:
-    """Both models, with what fits have made of the pruned one so far.
+class State(Run):
+    """Both models, and what there still is to fit in the pruned one.
 
     Attributes:
-        groups: analysis of the source.
-        alive: for each label whether it stays.
-        samples: calibration samples.
-        mode: how far fits go.
-        dense: the source in mid-run.
-        pruned: the pruned model in mid-run.
-        linears: its linear nodes.
+        linears: linear nodes of the pruned model.
         fitted: nodes that were fitted along with an earlier one.
         attention: values of attention that are still to be fitted, by the output of the projection that reads them.
         repairs: what is fitted between linear nodes.
         tell: called with the share of a walk through the samples that is done.
     """
 
-    groups: Groups
-    alive: Mask
-    samples: Samples
-    mode: Mode
-    dense: Stream
-    pruned: Stream
     linears: list[Linear]
     fitted: set[int] = field(default_factory=set)
     attention: dict[str, Values] = field(default_factory=dict)
     repairs: Repairs | None = None
     tell: Callable[[float], None] = lambda done: None
-
-    @property
-    def values(self) -> Mapping[str, Value]:
-        """What the trace knows of each tensor of the source."""
-        return self.groups.trace.values
-
-    @cached_property
-    def judges(self) -> list[NDArray[np.bool_]]:
-        """For each batch which of its samples judge."""
-        return [held_out(batch) for batch in self.samples.batches]
-
-    def weight(self, name: str) -> Array:
-        """A stored tensor as it is by now."""
-        changed = self.pruned.weights.get(name)
-        return numpy_helper.to_array(self.pruned.flow.initializers[name]) if changed is None else changed
 
     def views(self, dense: Iterable[str], pruned: Iterable[str]) -> Iterator[tuple[View, View]]:
         """Both models, batch by batch, with the tensors that are asked for."""

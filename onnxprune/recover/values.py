@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from onnxprune.recover.attention import LARGEST, Factors, Values, features, fit_values
 from onnxprune.recover.job import Job
 from onnxprune.recover.regression import differences_of, target_of
-from onnxprune.recover.rows import Rows
+from onnxprune.recover.rows import Rows, sides
 from onnxprune.recover.state import State
 from onnxprune.recover.target import follow
 from onnxprune.statistics.accumulate import PIECE
@@ -43,7 +43,7 @@ def _moments(state: State, job: Job, way: Values, c: int, inside: bool) -> tuple
     """Of features and target; None where the shapes are others than they look like, or there are no rows."""
     heads = len(way.read)
     limit = positions_of_each(heads * c, state.samples)
-    rows = Rows(state, heads * c, job.old.shape[2], limit)
+    rows = Rows(heads * c, job.old.shape[2], limit * state.samples.count)
     fits = True
     sums = [n for n, _ in job.sums]
     for before, after in state.views([job.linear.y, *sums], [way.value.x, way.probabilities, *sums]):
@@ -55,12 +55,13 @@ def _moments(state: State, job: Job, way: Values, c: int, inside: bool) -> tuple
             continue
         chosen = spread(target.shape[1], limit)
         differences = differences_of(state, job, before)
+        both = sides(state, before, target, chosen, job.linear.form)
         step = max(PIECE // (4 * heads * c * len(chosen)), 1)
         for start in range(0, len(x), step):
             part = slice(start, start + step)
             piece = features(p[part], x[part], chosen)[:, :, None, :]
             wanted = target_of(job, differences, job.linear.form, before, after, part, chosen)
-            rows.add(piece, wanted, part, before, target, chosen, job.linear.form)
+            rows.add(piece, wanted, both[:, part])
     train, held = rows.result()
     return (train, held) if fits and train.rows else None
 

@@ -113,16 +113,17 @@ def fidelity_table(rows: Sequence[tuple[str, Fidelity]]) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     for where, f in rows:
         worst = f"{f.worst[0].sample:,}: {share_text(f.worst[0].error)}" if f.worst else ""
-        same = [_agreement(f)] * classes
+        same = [agreement_text(f.agreement, f.interval)] * classes
         table.add_row(where, Text(f.output), share_text(f.relative_error), f"{f.cosine:.4f}", *same, worst)
     return table
 
 
-def _agreement(found: Fidelity) -> str:
-    if found.agreement is None or found.interval is None:
+def agreement_text(agreement: float | None, interval: tuple[float, float] | None) -> str:
+    """Share of samples with the same largest elements, and its interval, in percent; empty where it was not counted."""
+    if agreement is None or interval is None:
         return ""
-    low, high = found.interval
-    return f"{share_text(found.agreement)} ({low * 100:.1f}-{high * 100:.1f})"
+    low, high = interval
+    return f"{share_text(agreement)} ({low * 100:.1f}-{high * 100:.1f})"
 
 
 def share_text(share: float) -> str:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import shlex
-import sys
 from collections.abc import Sequence
-from dataclasses import asdict
-from datetime import datetime, timezone
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from onnxprune.report.provenance import provenance
 
 if TYPE_CHECKING:
     import onnx
@@ -29,16 +27,11 @@ def record(
         output: file of the pruned model, and what it holds.
         command: program and arguments; those of this process unless given.
     """
-    import onnxprune
-    from onnxprune.bench.environment import environment
-    from onnxprune.io.load import sha256_model
+    from onnxprune.io.structure import sha256_model
 
     return {
         "format": FORMAT,
-        "onnxprune": onnxprune.__version__,
-        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "command": shlex.join(command or ["onnxprune", *sys.argv[1:]]),
-        "environment": asdict(environment()),
+        **provenance(command),
         "input": str(source[0]),
         "output": str(output[0]),
         "sha256": {"input": sha256_model(source[1]), "output": sha256_model(output[1])},

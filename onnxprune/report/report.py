@@ -12,6 +12,7 @@ from onnxprune.cleanup.result import SimplifyReport
 from onnxprune.groups.classes import Mask
 from onnxprune.groups.group import Frozen, Groups
 from onnxprune.latency.figures import LatencyFigures
+from onnxprune.lowrank.figures import LowRank
 from onnxprune.profiling.macs import node_macs
 from onnxprune.profiling.rounds import rounds
 from onnxprune.proof.oracle import Verification
@@ -84,6 +85,7 @@ class Report:
         layers: what each node costs before and after.
         resumed: what was taken over from an earlier run, and where it lies; empty where there was no folder for it.
         simplified: what the last stage did to the graph; None where it was not asked for.
+        low_rank: nodes that became two; None where that was not asked for.
     """
 
     params_before: int
@@ -118,6 +120,7 @@ class Report:
     latency: LatencyFigures | None = None
     layers: list[Layer] = field(default_factory=list)
     blocks: Blocks | None = None
+    low_rank: LowRank | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""

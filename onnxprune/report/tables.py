@@ -81,8 +81,12 @@ def result_notes(report: Report, *, verbose: bool, width: bool) -> list[Note]:
     cut = [g for g in report.groups if g.removed]
     units, of = sum(g.removed for g in cut), sum(g.units for g in cut)
     notes = [Note("removed", f"{units:,} of {of:,} units in {plural(len(cut), 'group')}")] if cut else []
-    notes += block_notes(report, verbose=verbose)
-    notes += target_notes(report) + recovery_notes(report) + merge_notes(report)
+    notes += block_notes(report, verbose=verbose) + target_notes(report)
+    if report.low_rank is not None:
+        from onnxprune.lowrank.figures import low_rank_notes
+
+        notes += low_rank_notes(report.low_rank, verbose=verbose)
+    notes += recovery_notes(report) + merge_notes(report)
     notes.append(Note("MACs", f"of one run with {shapes_text(report.shapes)}"))
     notes += frozen_notes(report.frozen, verbose=verbose, width=width)
     notes += trouble_notes(report.unknown_ops, report.failures)

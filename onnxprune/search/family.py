@@ -23,8 +23,8 @@ from onnxprune.budget.allocation import Limit
 from onnxprune.budget.targets import Quantity, Target
 from onnxprune.errors import ModelError, UsageError
 from onnxprune.io.journal import digest
-from onnxprune.io.load import model_size
 from onnxprune.io.save import save_bytes, save_text
+from onnxprune.io.structure import model_size
 from onnxprune.jobs.cluster import Cluster
 from onnxprune.jobs.log import Log
 from onnxprune.jobs.machine import alone

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.errors import ModelError, VerificationError
-from onnxprune.io.load import MAX_PROTOBUF_BYTES, model_size
+from onnxprune.io.load import MAX_PROTOBUF_BYTES
+from onnxprune.io.structure import model_size
 from onnxprune.metrics.score import Score
 from onnxprune.pipeline.stages import Clock
 from onnxprune.report.evaluate import evaluate

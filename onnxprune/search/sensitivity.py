@@ -26,6 +26,7 @@ from onnxprune.report.evaluate import Tally
 from onnxprune.search.shared import Bench, Shared, bench
 from onnxprune.search.stitched import Removed
 from onnxprune.search.study import Study
+from onnxprune.sparsity.measure import ModelSparsity
 
 FORMAT = "onnxprune.sensitivity/1"
 RATIOS = (0.1, 0.25, 0.5, 0.75, 0.9)
@@ -97,6 +98,7 @@ class Sensitivity:
         size: of the source, in bytes.
         groups: in graph order.
         metric: name, title, unit, direction and figure of the source; None where nothing was scored.
+        sparsity: what zeros in weights would cost; None where no pattern was given.
     """
 
     sha256: str
@@ -107,6 +109,7 @@ class Sensitivity:
     size: float
     groups: list[GroupCurve]
     metric: dict[str, Any] | None = None
+    sparsity: ModelSparsity | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data by the schema."""

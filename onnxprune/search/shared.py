@@ -12,7 +12,8 @@ import onnx
 
 from onnxprune.calibrate.batch import Samples
 from onnxprune.errors import ModelError
-from onnxprune.io.load import MAX_PROTOBUF_BYTES, model_size
+from onnxprune.io.load import MAX_PROTOBUF_BYTES
+from onnxprune.io.structure import model_size
 from onnxprune.metrics.data import EvalData
 from onnxprune.metrics.registry import find_metric
 from onnxprune.pipeline.pruning import Pruning

@@ -16,7 +16,7 @@ from onnxprune.budget.levels import levels_of
 from onnxprune.budget.targets import Target
 from onnxprune.errors import NothingToPruneError, UsageError
 from onnxprune.io.journal import digest
-from onnxprune.io.load import sha256_model
+from onnxprune.io.structure import sha256_model
 from onnxprune.metrics.data import EvalData
 from onnxprune.pipeline.attempt import nothing
 from onnxprune.pipeline.budget import Budget
@@ -26,6 +26,8 @@ from onnxprune.pipeline.request import Request
 from onnxprune.pipeline.stages import Clock, Progress
 from onnxprune.search.shared import Shared, check_size, in_arrays
 from onnxprune.select.allocate import Attention, Choice, Options, ranked, take
+from onnxprune.sparsity.measure import ModelSparsity, measure_sparsity
+from onnxprune.sparsity.patterns import Pattern
 from onnxprune.statistics.channels import ChannelStatistics
 
 
@@ -102,6 +104,22 @@ class Study(Pruning):
     def removed(self, widths: Widths) -> dict[str, list[list[int]]]:
         """The same as positions in each bucket, by group id."""
         return {c.group.id: c.removed for c in self.taken(widths)}
+
+    def sparsity(self, patterns: Sequence[Pattern], progress: Progress) -> ModelSparsity:
+        """What zeros in weights would cost.
+
+        Raises:
+            ModelError: ONNX Runtime can't run the model on the samples.
+        """
+        return measure_sparsity(
+            self.reference.model,
+            self.groups,
+            self.held,
+            patterns,
+            budget=self.request.memory // 2,
+            providers=self.providers,
+            progress=progress,
+        )
 
     def shared(self, evaluation: EvalData | None = None, metric: str | None = None, *, workers: int = 1) -> Shared:
         """What evaluations have in common.

@@ -39,6 +39,7 @@ class Options:
         only: globs of those that may go, all others stay.
         attention: what of attention goes.
         steps: kept units are multiples of these too, by group id: widths that pay in what is to be spent.
+        unless_whole: no more than so many units stay, by group id, unless all do: between lie widths that save nothing.
     """
 
     ratio: float = 0.5
@@ -52,6 +53,7 @@ class Options:
     only: Sequence[str] = ()
     attention: Attention = "heads"
     steps: Mapping[str, int] = field(default_factory=dict)
+    unless_whole: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for ratio in (self.ratio, *self.ratios.values()):

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnxprune.errors import UsageError
 from onnxprune.groups.classes import Ids, Mask
 from onnxprune.groups.group import Groups
-from onnxprune.io.surgeon import constant_array
+from onnxprune.io.constants import constant_array
 from onnxprune.select.roles import Role, Roles, Use
 from onnxprune.surgery.apply import stored_weights
 from onnxprune.trace.tracer import Weight

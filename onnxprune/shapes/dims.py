@@ -77,16 +77,16 @@ def one_sample(model: onnx.ModelProto, given: Mapping[str, Sequence[int]] | None
     given = dict(given or {})
     sizes = next(assignments(model, given))
     open_inputs = [i for i in graph_inputs(model) if i.name not in given]
-    batch = {_symbol(i, 0) for i in open_inputs} - {""}
+    batch = {symbol_of(i, 0) for i in open_inputs} - {""}
     known = dict.fromkeys(batch, 1)
     for i in graph_inputs(model):
-        known |= {s: n for k, n in enumerate(given.get(i.name, ())) if (s := _symbol(i, k))}
+        known |= {s: n for k, n in enumerate(given.get(i.name, ())) if (s := symbol_of(i, k))}
     for i in open_inputs:
-        sizes[i.name] = tuple(known.get(_symbol(i, k), n) for k, n in enumerate(sizes[i.name]))
+        sizes[i.name] = tuple(known.get(symbol_of(i, k), n) for k, n in enumerate(sizes[i.name]))
     return sizes
 
 
-def _symbol(value: onnx.ValueInfoProto, axis: int) -> str:
+def symbol_of(value: onnx.ValueInfoProto, axis: int) -> str:
     """The name of a symbolic dimension, made up where it has none; empty for a fixed one."""
     dims = value.type.tensor_type.shape.dim
     if axis >= len(dims) or dims[axis].dim_value > 0:

@@ -19,7 +19,8 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxprune.io.surgeon import constant_array, source_proto
+from onnxprune.io.constants import constant_array
+from onnxprune.io.surgeon import source_proto
 from onnxprune.shapes import evaluate
 from onnxprune.trace.value import Value
 

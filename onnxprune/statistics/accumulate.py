@@ -55,6 +55,10 @@ class Accumulator:
             if self.count == self.piece:
                 self._flush()
 
+    def add_whole(self, x: Array, y: Array) -> None:
+        """Takes some rows in one product of float64, however many they are: for tensors that are not cut into pieces."""
+        self.moments.add(Moments.of(x, y))
+
     def result(self) -> Moments:
         """Moments of all rows so far.
 

@@ -28,7 +28,7 @@ from onnxprune.trace.labels import Labels
 from onnxprune.trace.value import Value
 
 Array = NDArray[Any]
-_Key = tuple[str, tuple[int, ...]]  # a tensor, and the axes of its channels
+Key = tuple[str, tuple[int, ...]]  # a tensor, and the axes of its channels
 _ARRAYS = ("mean", "covariance", "zeros")
 _AT_ONCE = 16  # tensors of one pass; what is lost where a run is cut off
 _ROWS = 16  # for each channel, where the samples have as many; positions of a sample say nearly the same
@@ -101,34 +101,60 @@ def channel_statistics(
         ModelError: ONNX Runtime can't run the model on the samples, or it makes NaN or infinity of them.
     """
     stream = Stream(with_states(lift(model)), samples, budget, providers)
-    read: dict[_Key, list[Linear]] = {}
-    known: dict[_Key, list[Labels]] = {}
+    read: dict[Key, list[Linear]] = {}
+    known: dict[Key, list[Labels]] = {}
     for linear, labels in sorted(_readers(stream.flow, groups), key=lambda pair: stream.flow.producer.get(pair[0].x, -1)):
         key = linear.x, linear.form.read_axes(len(groups.trace.shape_of(linear.x) or ()) or 4)
         known[key] = labels
         read.setdefault(key, []).append(linear)
+    sizes = {key: labels[0].size for key, labels in known.items()}
     result = []
-    together = list(_together(groups, {key: labels[0].size for key, labels in known.items()}, budget // 2))
-    section = (
-        None
-        if journal is None
-        else journal.section("statistics", model, together, samples, apart, budget, asdict(providers))
-    )
-    complete = section is not None and all(section.has(str(p)) for p in together)
+    for key, whole in tensor_moments(stream, sizes, groups, "statistics", journal, progress, apart=apart):
+        for own in known[key]:
+            result += in_blocks(replace(whole, labels=own), read[key], stream.flow)
+    return result
+
+
+def tensor_moments(
+    stream: Stream,
+    channels: Mapping[Key, int],
+    groups: Groups,
+    section: str,
+    journal: Journal | None,
+    progress: Callable[[str, float], None],
+    *,
+    apart: bool = False,
+) -> Iterator[tuple[Key, ChannelStatistics]]:
+    """Moments of tensors over some of their axes, without labels and weights.
+
+    Args:
+        stream: of the model, before its run.
+        channels: what to look at, in the order of the graph: a tensor and the axes of its channels -> how many these are.
+        groups: its analysis.
+        section: of the journal.
+        journal: where finished moments lie.
+        progress: called with the stage and the share that is done.
+        apart: without the samples that are held out.
+
+    Raises:
+        ModelError: ONNX Runtime can't run the model on the samples, or it makes NaN or infinity of them.
+    """
+    samples, budget, providers = stream.samples, stream.shelf.budget, stream.providers
+    together = list(_together(groups, channels, budget // 2))
+    parts = stream.model, together, samples, apart, budget, asdict(providers)
+    of = None if journal is None else journal.section(section, *parts)
+    complete = of is not None and all(of.has(str(p)) for p in together)
     for k, part in enumerate(together):
-        collectors = [_Collector(key, known[key][0].size, samples, apart, providers) for key in part]
-        entry = None if section is None else section.get(str(part))
+        collectors = [_Collector(key, channels[key], samples, apart, providers) for key in part]
+        entry = None if of is None else of.get(str(part))
         for view in stream.walk([name for name, _ in part]) if not complete or entry is None else ():
             progress("reading activations", (k + view.index / len(samples.batches)) / len(together))
             for c in collectors if entry is None else ():
                 c.add(view)
         found = [c.result() for c in collectors] if entry is None else _read(entry, collectors)
-        if section is not None and entry is None:
-            section.put(str(part), _written(found))
-        for c, whole in zip(collectors, found, strict=True):
-            for own in known[c.key]:
-                result += in_blocks(replace(whole, labels=own), read[c.key], stream.flow)
-    return result
+        if of is not None and entry is None:
+            of.put(str(part), _written(found))
+        yield from ((c.key, whole) for c, whole in zip(collectors, found, strict=True))
 
 
 def in_blocks(whole: ChannelStatistics, linears: list[Linear], flow: Flow) -> list[ChannelStatistics]:
@@ -205,9 +231,9 @@ def _read(entry: Entry, collectors: list[_Collector]) -> list[ChannelStatistics]
     return found
 
 
-def _together(groups: Groups, read: Mapping[_Key, int], room: int) -> Iterator[list[_Key]]:
+def _together(groups: Groups, read: Mapping[Key, int], room: int) -> Iterator[list[Key]]:
     """Tensors that are looked at in one pass: no more than what is collected and a batch of them have room for."""
-    part: list[_Key] = []
+    part: list[Key] = []
     taken = 0
     for key, channels in read.items():
         size = 4 * math.prod(groups.trace.shape_of(key[0]) or ()) + 16 * channels**2
@@ -223,7 +249,7 @@ def _together(groups: Groups, read: Mapping[_Key, int], room: int) -> Iterator[l
 class _Collector:
     """Moments of one tensor over its channels, which lie on one axis or several."""
 
-    def __init__(self, key: _Key, channels: int, samples: Samples, apart: bool, providers: Providers) -> None:
+    def __init__(self, key: Key, channels: int, samples: Samples, apart: bool, providers: Providers) -> None:
         self.key, self.channels, self.samples, self.apart, self.providers = key, channels, samples, apart, providers
         self.limit = positions_of_each(channels, samples)
         self.rows = Accumulator(1, channels, 0, self.limit * samples.count, key[0])

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import bisect
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeAlias, overload
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.calibrate.batch import Batch, Samples
+from onnxprune.calibrate.batch import Batch, LazyBatches, Samples
 from onnxprune.errors import UsageError
 from onnxprune.io.scratch import Scratch
 
@@ -97,7 +97,7 @@ def taken(item: Item) -> Array:
     return np.fromfile(item.path, item.dtype, count).reshape(item.shape)
 
 
-class _Shelved(Sequence[Batch]):
+class _Shelved(LazyBatches):
     """Batches whose arrays lie on a shelf."""
 
     def __init__(self, batches: Iterable[Batch], budget: int) -> None:
@@ -107,13 +107,8 @@ class _Shelved(Sequence[Batch]):
     def __len__(self) -> int:
         return len(self.items)
 
-    @overload
-    def __getitem__(self, index: int) -> Batch: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Batch]: ...
-    def __getitem__(self, index: int | slice) -> Batch | list[Batch]:
-        if isinstance(index, slice):
-            return [self[k] for k in range(*index.indices(len(self)))]
+    def batch(self, index: int) -> Batch:
+        """Takes one from the shelf."""
         feeds, batch = self.items[index]
         return replace(batch, feeds={n: taken(item) for n, item in feeds.items()})
 

@@ -10,7 +10,10 @@ import onnx_graphsurgeon as gs
 
 from onnxprune.groups.classes import Mask
 from onnxprune.groups.group import Groups
-from onnxprune.io.surgeon import constant_array, export_model, import_graph, set_constant, set_value_info
+from onnxprune.io.constants import constant_array, set_constant
+from onnxprune.io.export import export_model
+from onnxprune.io.surgeon import import_graph
+from onnxprune.io.value_info import set_value_info
 from onnxprune.shapes.infer import constant_of
 from onnxprune.surgery.follow import Follower, pruned_shape
 from onnxprune.surgery.weights import cut, keep_of

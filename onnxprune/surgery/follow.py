@@ -18,7 +18,9 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from onnxprune.groups.classes import Mask
-from onnxprune.io.surgeon import delete_attribute, set_attribute, set_constant, source_proto
+from onnxprune.io.attributes import delete_attribute, set_attribute
+from onnxprune.io.constants import set_constant
+from onnxprune.io.surgeon import source_proto
 from onnxprune.shapes.evaluate import evaluate
 from onnxprune.shapes.infer import constant_of
 from onnxprune.trace.op import Edit

@@ -17,8 +17,10 @@ from onnx import numpy_helper
 
 from onnxprune.groups.classes import Mask
 from onnxprune.groups.group import Groups
-from onnxprune.io.load import nested_graphs
-from onnxprune.io.surgeon import constant_array, export_model, import_graph, set_constant
+from onnxprune.io.constants import constant_array, set_constant
+from onnxprune.io.export import export_model
+from onnxprune.io.surgeon import import_graph
+from onnxprune.io.walk import nested_graphs
 from onnxprune.surgery.apply import stored_weights
 from onnxprune.surgery.weights import cut, keep_of, neutral_values, put_back
 from onnxprune.trace.tracer import Weight

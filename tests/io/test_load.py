@@ -2,44 +2,13 @@
 
 import os
 
-import numpy as np
 import onnx
-import onnx.parser
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 
 from onnxprune.errors import ModelError
-from onnxprune.io.load import copy_structure, load_model, model_size, sha256_model, tensors
-
-WEIGHT = np.arange(1024 * 4, dtype=np.float32).reshape(4, 1024)
-
-
-def make_model(extra: str = "") -> onnx.ModelProto:
-    model = onnx.parser.parse_model(
-        f"""
-        <ir_version: 8, opset_import: ["" : 17, "acme" : 1]>
-        agraph (float[1, 4] x) => (float[1, 1024] y) {{
-          h = MatMul (x, w)
-          {extra}
-          y = Relu (h)
-        }}
-        """
-    )
-    model.graph.initializer.append(numpy_helper.from_array(WEIGHT, "w"))
-    return model
-
-
-def make_external(model: onnx.ModelProto, folder, **changes) -> None:
-    """Writes m.onnx, whose tensor w is in w.bin at offset 64, with changed external data entries."""
-    tensor = model.graph.initializer[0]
-    (folder / "w.bin").write_bytes(bytes(64) + tensor.raw_data)
-    entries = {"location": "w.bin", "offset": "64", "length": str(len(tensor.raw_data))} | changes
-    tensor.ClearField("raw_data")
-    tensor.data_location = TensorProto.EXTERNAL
-    for key, value in entries.items():
-        if value is not None:
-            tensor.external_data.add(key=key, value=value)
-    (folder / "m.onnx").write_bytes(model.SerializeToString())
+from onnxprune.io.load import load_model
+from tests.io.small import WEIGHT, make_external, make_model
 
 
 def fails(path, *words: str) -> None:
@@ -180,50 +149,3 @@ def test_external_data_behind_a_link_that_leaves_the_folder(tmp_path):
     (tmp_path / "model" / "w.bin").rename(tmp_path / "secret.bin")
     (tmp_path / "model" / "w.bin").symlink_to(tmp_path / "secret.bin")
     fails(tmp_path / "model" / "m.onnx", "outside")
-
-
-def test_the_hash_does_not_depend_on_where_data_is_stored(tmp_path):
-    model = make_model()
-    make_external(make_model(), tmp_path)
-    assert sha256_model(load_model(tmp_path / "m.onnx")) == sha256_model(model)
-    model.graph.initializer[0].data_location = TensorProto.DEFAULT
-    assert sha256_model(model) == sha256_model(make_model())
-
-
-def test_the_hash_sees_every_change():
-    def changed(change) -> str:
-        model = make_model()
-        change(model)
-        return sha256_model(model)
-
-    def flip(model):
-        tensor = model.graph.initializer[0]
-        tensor.raw_data = tensor.raw_data[:-1] + b"\x01"
-
-    hashes = {
-        sha256_model(make_model()),
-        changed(flip),
-        changed(lambda m: setattr(m.graph.node[0], "name", "n")),
-        changed(lambda m: setattr(m, "doc_string", "d")),
-    }
-    assert len(hashes) == 4
-
-
-def test_a_tensor_whose_data_was_not_read_has_no_hash(tmp_path):
-    make_external(make_model(), tmp_path)
-    with pytest.raises(ModelError, match="load_model"):
-        sha256_model(onnx.load(tmp_path / "m.onnx", load_external_data=False))
-
-
-def test_the_structure_lacks_payloads_only():
-    model = make_model()
-    model.graph.initializer.append(numpy_helper.from_array(np.zeros(3, np.float32), "small"))
-    copy = copy_structure(model, keep_bytes=12)
-    assert [tensor.HasField("raw_data") for tensor in tensors(copy)] == [False, True]
-    copy.graph.initializer[0].raw_data = WEIGHT.tobytes()
-    assert copy == model
-
-
-def test_the_size_is_that_of_the_file():
-    model = make_model()
-    assert abs(model_size(model) - model.ByteSize()) < 32

@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 
 from onnxprune.groups.group import Group, Groups
-from onnxprune.io.surgeon import constant_array
+from onnxprune.io.constants import constant_array
 from onnxprune.lossless.find import Lossless, prune_lossless
 from onnxprune.pipeline.stages import analysed
 from onnxprune.proof.inputs import random_inputs

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from onnxprune.groups.build import build
 from onnxprune.groups.group import Groups
-from onnxprune.io.load import sha256_model
+from onnxprune.io.structure import sha256_model
 from onnxprune.plan.plan import alive_of, make_plan, parse
 from onnxprune.prepare.prepare import Prepared, prepare
 from onnxprune.proof.check import alive_after

@@ -7,7 +7,7 @@ from onnx import helper, numpy_helper
 
 from onnxprune.budget.curves import calibrated, probed
 from onnxprune.calibrate.batch import held_out, splits
-from onnxprune.io.surgeon import constant_array
+from onnxprune.io.constants import constant_array
 from onnxprune.pipeline.stages import analysed
 from onnxprune.select.allocate import Options, ranked
 from onnxprune.select.context import ScoreContext
