@@ -38,11 +38,13 @@ class Limit:
         cost: what is limited.
         most: in the unit of the cost.
         target: what the user asked for, for messages.
+        dense: what the source costs, where that is not what the cost says of all widths whole.
     """
 
     cost: Cost
     most: float
     target: str = ""
+    dense: float | None = None
 
     def share(self, widths: Widths) -> float:
         """What a model costs, as a share of the limit."""

@@ -96,7 +96,8 @@ def why_not(choices: Sequence[Choice], options: Options, limits: Sequence[Limit]
     levels = levels_of(choices, options)
     least: Mapping[str, int] = {g: int(own[0]) for g, own in levels.items()}
     worst = max(limits, key=lambda limit: limit.share(least))
-    dense, left = worst.cost.total({}), worst.cost.total(least)
+    left = worst.cost.total(least)
+    dense = worst.cost.total({}) if worst.dense is None else worst.dense
     head = (
         f"target {worst.target or worst.cost.name} can't be met: with all that these options let go, "
         f"{left / dense:.1%} of {worst.cost.name} stay"

@@ -77,7 +77,7 @@ class Budget:
             whole = self.setting.cost(target.quantity)
             cost = whole.without(gone) if gone else whole
             parts: list[Cost] = [*cost.steps(most)] if isinstance(cost, Memory) else [cost]
-            found += [Limit(part, most, str(target)) for part in parts]
+            found += [Limit(part, most, str(target), self.dense.get(target.quantity)) for part in parts]
         return found
 
     def of_source(self, quantity: str) -> float:

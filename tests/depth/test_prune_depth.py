@@ -206,3 +206,11 @@ def test_what_is_ignored_stays(images):
     for group in result.report.groups:
         shared = {m for m in group.members if m[0] not in result.plan.constants}
         assert shared and shared <= members[group.id]
+
+
+def test_the_closest_model_is_told_beside_the_source(images):
+    """Shares of what stays are of the source, also where all that can go went before widths were chosen."""
+    result = onnxprune.prune(VIT, target={"macs": 0.001}, data=[{"image": images[:32]}], depth=True, closest=True)
+    report = result.report
+    assert len(report.blocks.gone) == 8 and not report.targets[0].met
+    assert f"{report.macs_after / report.macs_before:.1%} of macs stay" in report.unmet
