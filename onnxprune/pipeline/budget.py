@@ -47,7 +47,7 @@ class Budget:
     rounds: int = 0
     found: dict[str, Reached] = field(default_factory=dict)
     dense: Mapping[str, float] = field(default_factory=dict)
-    _scale: dict[str, float] = field(default_factory=dict)
+    _tried: dict[str, list[tuple[float, float]]] = field(default_factory=dict)  # limits, and what came of them
     _held: set[str] = field(default_factory=set)
 
     def choose(self) -> list[Choice]:
@@ -70,14 +70,27 @@ class Budget:
         return [c for c in found if c.count]
 
     def limits(self) -> list[Limit]:
-        """The targets, scaled by what former results were off."""
+        """The targets, moved by what former results were off."""
         found = []
         for target in self.targets:
-            most = self._most(target) * self._scale.get(target.quantity, 1.0)
+            most = self._limit(target)
             cost = self.setting.cost(target.quantity)
             parts: list[Cost] = [*cost.steps(most)] if isinstance(cost, Memory) else [cost]
             found += [Limit(part, most, str(target)) for part in parts]
         return found
+
+    def _limit(self, target: Target) -> float:
+        """What to ask for: by the nearest results above and below, of which the source is one."""
+        wanted, dense = self._most(target), self._dense(target)
+        tried = self._tried.get(target.quantity, [])
+        if not tried:
+            return wanted
+        below = max((t for t in tried if t[1] <= wanted), key=lambda t: t[0], default=(0.0, 0.0))
+        above = min(((dense, dense), *(t for t in tried if t[1] > wanted)), key=lambda t: t[0])
+        if below[0] >= above[0]:  # they contradict each other: the last one counts
+            return min(tried[-1][0] * wanted / tried[-1][1], dense)
+        share = (wanted - below[1]) / (above[1] - below[1])
+        return below[0] + share * (above[0] - below[0])
 
     def _most(self, target: Target) -> float:
         return target.most(self._dense(target))
@@ -87,7 +100,7 @@ class Budget:
         return self.setting.cost(target.quantity).total({}) if known is None else known
 
     def off(self, model: onnx.ModelProto, alive: Mask, put_back: Sequence[str] = (), *, counted: bool = False) -> bool:
-        """Whether widths have to be chosen again, with limits scaled by what the result is off.
+        """Whether widths have to be chosen again, with limits moved by what the result is off.
 
         Args:
             model: the pruned model.
@@ -103,8 +116,9 @@ class Budget:
         if self.unmet or self.rounds >= ROUNDS:
             return False
         found = [r for r in self.found.values() if not self._near(r)]
+        limits: dict[str, float] = {t.quantity: self._limit(t) for t in self.targets}
         for r in found:
-            self._scale[r.quantity] = self._scale.get(r.quantity, 1.0) * r.limit / r.after
+            self._tried.setdefault(r.quantity, []).append((limits[r.quantity], r.after))
         self._held |= set(put_back)
         return bool(found)
 
