@@ -80,17 +80,20 @@ class Budget:
         return found
 
     def _limit(self, target: Target) -> float:
-        """What to ask for: by the nearest results above and below, of which the source is one."""
+        """What to ask for: on the line through the last result and the next one on the other side, the source at the end."""
         wanted, dense = self._most(target), self._dense(target)
         tried = self._tried.get(target.quantity, [])
         if not tried:
             return wanted
-        below = max((t for t in tried if t[1] <= wanted), key=lambda t: t[0], default=(0.0, 0.0))
-        above = min(((dense, dense), *(t for t in tried if t[1] > wanted)), key=lambda t: t[0])
-        if below[0] >= above[0]:  # they contradict each other: the last one counts
-            return min(tried[-1][0] * wanted / tried[-1][1], dense)
-        share = (wanted - below[1]) / (above[1] - below[1])
-        return below[0] + share * (above[0] - below[0])
+        asked, got = tried[-1]
+        others = [(dense, dense), *tried[:-1]]
+        across = [t for t in others if (t[1] > wanted) != (got > wanted)] or others
+        limit, found = min(across, key=lambda t: abs(t[0] - asked))
+        even = asked * wanted / got
+        if (found - got) * (limit - asked) <= 0:  # they contradict each other
+            return min(even, dense)
+        line = asked + (wanted - got) * (limit - asked) / (found - got)
+        return min(max(line, 0.5 * even), dense)
 
     def _most(self, target: Target) -> float:
         return target.most(self._dense(target))
