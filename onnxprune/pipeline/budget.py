@@ -47,7 +47,7 @@ class Budget:
     rounds: int = 0
     found: dict[str, Reached] = field(default_factory=dict)
     dense: Mapping[str, float] = field(default_factory=dict)
-    _scale: dict[str, float] = field(default_factory=dict)
+    _tried: dict[str, list[tuple[float, float]]] = field(default_factory=dict)  # limits, and what came of them
     _held: set[str] = field(default_factory=set)
 
     def choose(self) -> list[Choice]:
@@ -70,10 +70,10 @@ class Budget:
         return [c for c in found if c.count]
 
     def limits(self, gone: Collection[str] = ()) -> list[Limit]:
-        """The targets, scaled by what former results were off; of a model without some tensors."""
+        """The targets, moved by what former results were off; of a model without some tensors."""
         found = []
         for target in self.targets:
-            most = self._most(target) * self._scale.get(target.quantity, 1.0)
+            most = self._limit(target)
             whole = self.setting.cost(target.quantity)
             cost = whole.without(gone) if gone else whole
             parts: list[Cost] = [*cost.steps(most)] if isinstance(cost, Memory) else [cost]
@@ -85,11 +85,27 @@ class Budget:
         known = self.dense.get(quantity)
         return self.setting.cost(quantity).total({}) if known is None else known
 
+    def _limit(self, target: Target) -> float:
+        """What to ask for: on the line through the last result and the next one on the other side, the source at the end."""
+        wanted, dense = self._most(target), self.of_source(target.quantity)
+        tried = self._tried.get(target.quantity, [])
+        if not tried:
+            return wanted
+        asked, got = tried[-1]
+        others = [(dense, dense), *tried[:-1]]
+        across = [t for t in others if (t[1] > wanted) != (got > wanted)] or others
+        limit, found = min(across, key=lambda t: abs(t[0] - asked))
+        even = asked * wanted / got
+        if (found - got) * (limit - asked) <= 0:  # they contradict each other
+            return min(even, dense)
+        line = asked + (wanted - got) * (limit - asked) / (found - got)
+        return min(max(line, 0.5 * even), dense)
+
     def _most(self, target: Target) -> float:
         return target.most(self.of_source(target.quantity))
 
     def off(self, model: onnx.ModelProto, alive: Mask, put_back: Sequence[str] = (), *, counted: bool = False) -> bool:
-        """Whether widths have to be chosen again, with limits scaled by what the result is off.
+        """Whether widths have to be chosen again, with limits moved by what the result is off.
 
         Args:
             model: the pruned model.
@@ -105,8 +121,9 @@ class Budget:
         if self.unmet or self.rounds >= ROUNDS:
             return False
         found = [r for r in self.found.values() if not self._near(r)]
+        limits: dict[str, float] = {t.quantity: self._limit(t) for t in self.targets}
         for r in found:
-            self._scale[r.quantity] = self._scale.get(r.quantity, 1.0) * r.limit / r.after
+            self._tried.setdefault(r.quantity, []).append((limits[r.quantity], r.after))
         self._held |= set(put_back)
         return bool(found)
 
