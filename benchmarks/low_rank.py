@@ -25,8 +25,6 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]
 
-from allocation import DATA, images  # noqa: E402
-
 import onnxprune  # noqa: E402
 from onnxprune.bench.inputs import made_up  # noqa: E402
 from onnxprune.bench.quick import latency  # noqa: E402
@@ -37,9 +35,18 @@ RESULTS = Path(__file__).resolve().parent / "results" / "low_rank.json"
 MODELS = ("vit_legacy", "resnet", "mobilenet", "minilm")
 TARGETS = ("macs=0.5", "macs=0.35", "params=0.5")
 CONTESTANTS: dict[str, dict[str, Any]] = {"widths": {}, "widths and ranks": {"low_rank": True}}
-TEXTS = 512
+DATA = ROOT / "models" / "fashion_mnist.npz"
+IMAGES, TEXTS = 128, 512
 
 Record = dict[str, Any]
+
+
+def images(seed: int) -> list[dict[str, np.ndarray]]:
+    """A draw of the calibration images as feeds."""
+    with np.load(DATA) as held:
+        pool = ((held["calibration"][:, None] / 255.0 - held["mean"]) / held["std"]).astype(np.float32)
+    rows = np.random.default_rng(seed).permutation(len(pool))[:IMAGES]
+    return [{"image": pool[rows]}]
 
 
 class Fashion:
