@@ -93,9 +93,11 @@ def test_a_killed_search_goes_on_to_the_same_models(invoke, start, net, tmp_path
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
-def test_ctrl_c_ends_the_workers_too(start, net, tmp_path):
+def test_ctrl_c_ends_the_workers_too(start, tmp_path):
     folder = tmp_path / "family"
-    process = start(*options(net, folder)[:-4], "--workers", 2, "--points", 8, "--candidates", 500, start_new_session=True)
+    given = ["models/resnet.onnx", "-o", folder, "--data", "models/fashion_mnist.npz", "--samples", 64, "--no-latency"]
+    wanted = ["--workers", 2, "--points", 8, "--candidates", 500]  # minutes
+    process = start("search", *given, *wanted, start_new_session=True)
     end = time.monotonic() + 60
     while not ((folder / "search.jsonl").exists() and (folder / "search.jsonl").read_bytes().count(b"\n")):
         assert time.monotonic() < end and process.poll() is None
