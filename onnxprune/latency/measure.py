@@ -47,7 +47,7 @@ class Comparison:
     _scratch: Scratch | None = None
 
     def share(self, model: onnx.ModelProto) -> float:
-        """Time of a model by that of the source: the median over pairs of processes, of the median over rounds.
+        """Time of a model by that of the source: the median over pairs of processes, of the middle of their rounds.
 
         Raises:
             ModelError: ONNX Runtime can't run it.

@@ -95,11 +95,11 @@ class Budget:
         others = [(dense, dense), *tried[:-1]]
         across = [t for t in others if (t[1] > wanted) != (got > wanted)] or others
         limit, found = min(across, key=lambda t: abs(t[0] - asked))
-        even = asked * wanted / got
+        even, most = asked * wanted / got, (asked + dense) / 2  # the whole source is no answer
         if (found - got) * (limit - asked) <= 0:  # they contradict each other
-            return min(even, dense)
+            return min(even, most)
         line = asked + (wanted - got) * (limit - asked) / (found - got)
-        return min(max(line, 0.5 * even), dense)
+        return min(max(line, 0.5 * even), max(most, wanted))
 
     def _most(self, target: Target) -> float:
         return target.most(self.of_source(target.quantity))

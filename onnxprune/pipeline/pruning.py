@@ -279,10 +279,7 @@ class Pruning:
     def _removed(self, choices: list[Choice]) -> Attempt:
         """Slices the weights; groups that fail their check stay."""
         if not choices and not self.part_of:
-            unmoved = (
-                "the targets are met without removing a unit" if self.request.target else nothing(self.groups, self.options)
-            )
-            raise NothingToPruneError(unmoved if self.proven is None else "every channel does something")
+            raise NothingToPruneError(self._why_nothing())
         self.clock("select")
         self.tell("surgery", self.shares["surgery"][0])
         pruned, choices, verification = self._cut(choices)
