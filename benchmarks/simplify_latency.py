@@ -95,8 +95,21 @@ def _files(key: str, path: Path, make_job: MakeJob, folder: Path, timeout: float
         if problem:
             failed[job.contestant] = problem
         else:
-            files[job.contestant] = folder / f"{job.contestant}.onnx"
+            files[job.contestant] = _readable(folder / f"{job.contestant}.onnx")
     return files, failed
+
+
+def _readable(path: Path) -> Path:
+    """A result that the checker refuses only because initializers had to be inputs, too, before IR 4."""
+    model = onnx.load(path)
+    stored = {t.name for t in model.graph.initializer}
+    inputs = [i for i in model.graph.input if i.name not in stored]
+    if model.ir_version < 4 and len(model.graph.input) < len(inputs) + len(stored):
+        model.ir_version = 4
+        del model.graph.input[:]  # in IR 4 an initializer that is an input, too, may change from run to run
+        model.graph.input.extend(inputs)
+        onnx.save(model, path)
+    return path
 
 
 def _shapes(key: str, job: Job) -> dict[str, tuple[int, ...]]:
