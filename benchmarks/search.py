@@ -126,16 +126,16 @@ def client(options: argparse.Namespace) -> None:
     from onnxprune.search.candidates import Population, evolve
     from onnxprune.search.study import Study, study_request
 
+    cluster = open_cluster("dask", address=options.address)  # at first, as on the command line
     model = load_model(source(options.model))
     data = None if options.data == "synthetic" else str(ROOT / options.data)
     samples = read_samples(data, model, samples=options.samples)
     study = Study(model, study_request(samples, resume=options.statistics))
     widths, budget = study.spend(Target("macs", 0.4, True))
     population = Population(widths, budget.limits(), np.random.default_rng(0))
-    cluster = open_cluster("dask", address=options.address)
     with Log(options.folder / "log.jsonl") as log:
         start = time.perf_counter()
-        evolve(study, study.shared(), [population], options.candidates, cluster, log)
+        evolve(study, study.judging(study.shared()), [population], options.candidates, cluster, log)
         seconds = time.perf_counter() - start
     cluster.close()
     errors = [[list(map(list, k)), e] for k, e in sorted(population.errors.items())]

@@ -58,6 +58,8 @@ class Counted:
         self._every, self._rest = self._terms, base
         self._base = base + sum(t.value({}) for t in self._terms if not t.groups)
         self._terms = [t for t in self._terms if t.groups]
+        self._groups = [tuple(t.groups) for t in self._terms]
+        self._last: list[tuple[tuple[int, ...], float] | None] = [None] * len(self._terms)
 
     @cached_property
     def _of_group(self) -> dict[str, list[int]]:
@@ -70,12 +72,12 @@ class Counted:
     def total(self, widths: Widths) -> float:
         """Of the whole model."""
         gone = self._axes.gone(widths)
-        return self._base + sum(t.value(gone) for t in self._terms)
+        return self._base + sum(self._now(gone))
 
     def table(self, widths: Widths, levels: Levels) -> dict[str, Floats]:
         """Total by the width of one group at a time."""
         gone = self._axes.gone(widths)
-        now = [t.value(gone) for t in self._terms]
+        now = self._now(gone)
         whole = self._base + sum(now)
         result = {}
         for group, choices in levels.items():
@@ -86,6 +88,16 @@ class Counted:
                 total += self._terms[k].over(gone, group, counts)
             result[group] = total
         return result
+
+    def _now(self, gone: Mapping[str, int]) -> list[float]:
+        """Values of all terms; one whose groups are as they were last time is not computed again."""
+        found = []
+        for k, (term, groups) in enumerate(zip(self._terms, self._groups, strict=True)):
+            counts, last = tuple(gone.get(g, 0) for g in groups), self._last[k]
+            if last is None or last[0] != counts:
+                last = self._last[k] = counts, term.value(gone)
+            found.append(last[1])
+        return found
 
     def without(self, gone: Container[str]) -> Counted:
         """The same of a model without some tensors and the nodes that make them."""

@@ -10,6 +10,7 @@ import contextlib
 import importlib
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, field
@@ -165,10 +166,12 @@ class Dask:
             raise UsageError(
                 f"no Dask scheduler answers at {address} ({first(error)}); start one with `dask scheduler`"
             ) from None
-        self.executor = self.client.get_executor(pure=False)
+        self._executors: dict[str, Any] = {}
+        self._jobs: list[tuple[str, Future[Answer]]] = []
         self._shared: tuple[Any, Any] | None = None
         self._wait()
         _check_versions(self._versions())
+        self._ready = [self.client.submit(get_ready, pure=False, workers=[w]) for w in self.client.nthreads()]
 
     @property
     def workers(self) -> int:
@@ -184,8 +187,18 @@ class Dask:
     def submit(
         self, function: Callable[..., Any], shared: Any, arguments: tuple[Any, ...], *, timed: bool
     ) -> Future[Answer]:
-        """Hands the job to the scheduler."""
-        future: Future[Answer] = self.executor.submit(perform, function, shared, arguments, timed=timed, pinned=True)
+        """Hands the job to a worker with a free thread, or to any other should that one die.
+
+        Left to itself, the scheduler sends the next job where the last one ran, and another worker has nothing to do.
+        """
+        self._jobs = [(worker, job) for worker, job in self._jobs if not job.done()]
+        busy = Counter(worker for worker, _ in self._jobs)
+        free = {worker: threads - busy[worker] for worker, threads in self.client.nthreads().items()}
+        place = max(sorted(free), key=lambda worker: free[worker], default="")
+        future: Future[Answer] = self._executor(place).submit(
+            perform, function, shared, arguments, timed=timed, pinned=True
+        )
+        self._jobs.append((place, future))
         return future
 
     def lost(self, error: BaseException) -> bool:
@@ -195,8 +208,16 @@ class Dask:
     def close(self) -> None:
         """Drops what still runs, and leaves the cluster as it was."""
         with contextlib.suppress(Exception):  # the scheduler may be gone
-            self.executor.shutdown(wait=False, cancel_futures=True)
+            for executor in self._executors.values():
+                executor.shutdown(wait=False, cancel_futures=True)
             self.client.close(timeout=2)
+
+    def _executor(self, worker: str) -> Any:
+        """Of one worker; of any where there is none."""
+        if worker not in self._executors:
+            where = {"workers": [worker], "allow_other_workers": True} if worker else {}
+            self._executors[worker] = self.client.get_executor(pure=False, **where)
+        return self._executors[worker]
 
     def _wait(self) -> None:
         try:
@@ -310,6 +331,11 @@ def version() -> str:
     import onnxprune
 
     return f"onnxprune {onnxprune.__version__}, Python {sys.version_info[0]}.{sys.version_info[1]}"
+
+
+def get_ready() -> None:
+    """Imports what jobs need, which a worker does while the first of them are prepared."""
+    importlib.import_module("onnxprune.search.point")
 
 
 def _check_versions(found: list[str]) -> None:

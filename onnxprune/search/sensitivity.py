@@ -195,7 +195,7 @@ def measure(
         metric: its metric.
         progress: called with the stage and the share that is done.
     """
-    shared = study.shared(evaluation, metric, workers=cluster.workers)
+    shared = study.judging(study.shared(evaluation, metric, workers=cluster.workers))
     jobs, of_key = [], {}
     for curve in found.groups:
         removed = [study.removed({curve.id: curve.units - p.removed}) for p in curve.points]

@@ -12,6 +12,7 @@ import onnx
 
 from onnxprune.calibrate.batch import Samples
 from onnxprune.errors import ModelError
+from onnxprune.io.journal import digest
 from onnxprune.io.load import MAX_PROTOBUF_BYTES
 from onnxprune.io.structure import model_size
 from onnxprune.metrics.data import EvalData
@@ -19,7 +20,7 @@ from onnxprune.metrics.registry import find_metric
 from onnxprune.pipeline.pruning import Pruning
 from onnxprune.pipeline.request import Request
 from onnxprune.pipeline.stages import Clock
-from onnxprune.search.stitched import OutputError, Stitched
+from onnxprune.search.stitched import Judged, OutputError, Stitched
 from onnxprune.statistics.channels import ChannelStatistics
 
 _OPEN = 2  # studies that a worker keeps
@@ -40,7 +41,7 @@ class Shared:
         evaluation: data with labels, held in arrays; None where nothing is scored. Its metric has no function: that may be
             one of a user's file.
         metric: its name, or `file.py:function`, which has to be there on each machine.
-        judged: calibration samples on which candidates are compared, at most.
+        judged: batches on which candidates are compared, and which of their samples count; see `judging`.
     """
 
     key: str
@@ -49,7 +50,19 @@ class Shared:
     statistics: Sequence[ChannelStatistics] = ()
     evaluation: EvalData | None = None
     metric: str | None = None
-    judged: int = 64
+    judged: Sequence[Judged] = ()
+
+    def judging(self, judged: Sequence[Judged]) -> Shared:
+        """What judges candidates: the batches for that in place of all calibration samples, which are more to send.
+
+        Args:
+            judged: at least one.
+        """
+        samples = self.request.data
+        assert isinstance(samples, Samples)
+        batch = judged[0][0]
+        few = replace(samples, batches=[batch], count=batch.count, names=(), labels=None)
+        return replace(self, key=digest("judging", self.key), request=replace(self.request, data=few), judged=judged)
 
 
 class Bench:
@@ -75,7 +88,7 @@ class Bench:
         """Judges candidates."""
         samples = self.pruning.samples
         assert samples is not None
-        return OutputError(self.stitched, self.pruning.reference.model, samples, self.shared.judged)
+        return OutputError(self.stitched, self.shared.judged, samples.mask)
 
     @cached_property
     def evaluation(self) -> EvalData | None:

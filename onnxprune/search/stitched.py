@@ -35,12 +35,14 @@ from onnxprune.statistics.channels import ChannelStatistics, shrunk
 from onnxprune.statistics.flow import Flow, lift
 from onnxprune.statistics.gates import GatedModel, owners
 from onnxprune.statistics.linear import Linear, plain_linear
-from onnxprune.statistics.sensitivity import chosen, compared
+from onnxprune.statistics.sensitivity import SAMPLES, chosen, compared
 
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
 Removed = Mapping[str, Sequence[Sequence[int]]]
 """By group id the positions in each bucket that go; groups that are not named stay whole."""
+Judged = tuple[Batch, NDArray[np.int64]]
+"""A batch, and the rows of it that count."""
 
 _BANK = 1 << 29  # bytes of changes that are kept
 _TINY = 1e-30
@@ -270,19 +272,28 @@ def _fed(model: onnx.ModelProto, names: set[str]) -> onnx.ModelProto:
     return result
 
 
+def judged(model: onnx.ModelProto, samples: Samples, most: int = SAMPLES) -> list[Judged]:
+    """Batches to compare candidates on; which samples count follows from their content.
+
+    Args:
+        model: that the samples are for.
+        samples: calibration samples.
+        most: samples, at most; of those held out, where there are enough.
+    """
+    return list(chosen(model, samples, most, held=splits(samples)))
+
+
 class OutputError:
     """Relative squared error of the outputs of candidates, on a part of the calibration samples.
 
     Args:
         stitched: runs candidates.
-        model: that was stitched.
-        samples: calibration samples.
-        most: samples that are looked at, at most; which ones follows from their content.
+        batches: that are looked at, and which of their samples count.
+        mask: input whose zeros mark padding; None where there is none.
     """
 
-    def __init__(self, stitched: Stitched, model: onnx.ModelProto, samples: Samples, most: int) -> None:
-        self.stitched, self.mask = stitched, samples.mask
-        self.batches = list(chosen(model, samples, most, held=splits(samples)))
+    def __init__(self, stitched: Stitched, batches: Sequence[Judged], mask: str | None) -> None:
+        self.stitched, self.mask, self.batches = stitched, mask, batches
         nothing = stitched.feeds({})
         self.dense = [stitched.run(batch, nothing) for batch, _ in self.batches]
 

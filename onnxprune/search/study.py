@@ -25,6 +25,7 @@ from onnxprune.pipeline.pruning import Pruning
 from onnxprune.pipeline.request import Request
 from onnxprune.pipeline.stages import Clock, Progress
 from onnxprune.search.shared import Shared, check_size, in_arrays
+from onnxprune.search.stitched import judged
 from onnxprune.select.allocate import Attention, Choice, Options, ranked, take
 from onnxprune.sparsity.measure import ModelSparsity, measure_sparsity
 from onnxprune.sparsity.patterns import Pattern
@@ -136,6 +137,10 @@ class Study(Pruning):
             held = replace(evaluation, samples=in_arrays(evaluation.samples), metric=None)
         parts = [self.source, self.held, plain, [] if held is None else _content(held), metric or ""]
         return Shared(digest(*parts), self.source, request, self.statistics, held, absolute(metric))
+
+    def judging(self, shared: Shared) -> Shared:
+        """The part of it that candidates need."""
+        return shared.judging(judged(self.reference.model, self.held))
 
     @property
     def sha256(self) -> str:

@@ -61,7 +61,7 @@ class Shuffled:
 def evolved(study, cluster, log=None, count=30):
     widths, budget = study.spend(Target("macs", 0.5, True))
     populations = [Population(widths, budget.limits(), np.random.default_rng([0, k])) for k in range(2)]
-    evolve(study, study.shared(), populations, count, cluster, log)
+    evolve(study, study.judging(study.shared()), populations, count, cluster, log)
     return populations
 
 
@@ -85,7 +85,7 @@ def test_the_best_is_no_worse_than_the_knapsack_and_really_has_its_error(study):
     assert least < start  # this network is far from additive
     from onnxprune.search.shared import bench
 
-    assert bench(study.shared()).output_error.of(study.removed(found.best)) == pytest.approx(least, rel=1e-6)
+    assert bench(study.judging(study.shared())).output_error.of(study.removed(found.best)) == pytest.approx(least, rel=1e-6)
 
 
 def test_a_group_of_one_level_and_a_limit_that_nothing_fits_change_nothing(study):

@@ -6,7 +6,7 @@ from onnxprune.io.load import load_model
 from onnxprune.pipeline.stages import analysed
 from onnxprune.proof.session import open_session
 from onnxprune.recover.merge import merge_channels
-from onnxprune.search.stitched import OutputError, Stitched
+from onnxprune.search.stitched import OutputError, Stitched, judged
 from onnxprune.select.context import ScoreContext
 from onnxprune.select.criteria import score
 from onnxprune.statistics.channels import channel_statistics
@@ -22,7 +22,7 @@ class Setting:
         self.statistics = channel_statistics(self.prepared.model, self.groups, self.samples)
         self.scores = score(ScoreContext(self.groups, self.statistics), "obs")
         self.stitched = Stitched(self.prepared.model, self.groups, self.statistics)
-        self.errors = OutputError(self.stitched, self.prepared.model, self.samples, samples)
+        self.errors = OutputError(self.stitched, judged(self.prepared.model, self.samples, samples), self.samples.mask)
 
     def half(self, *ids):
         pairs = zip(self.groups.groups, self.scores, strict=True)
