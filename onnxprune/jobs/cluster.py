@@ -171,7 +171,8 @@ class Dask:
         self._shared: tuple[Any, Any] | None = None
         self._wait()
         _check_versions(self._versions())
-        self._ready = [self.client.submit(get_ready, pure=False, workers=[w]) for w in self.client.nthreads()]
+        nothing = importlib.import_module("onnxprune.search.point").nothing
+        self._ready = [self.client.submit(nothing, pure=False, workers=[w]) for w in self.client.nthreads()]
 
     @property
     def workers(self) -> int:
@@ -331,11 +332,6 @@ def version() -> str:
     import onnxprune
 
     return f"onnxprune {onnxprune.__version__}, Python {sys.version_info[0]}.{sys.version_info[1]}"
-
-
-def get_ready() -> None:
-    """Imports what jobs need, which a worker does while the first of them are prepared."""
-    importlib.import_module("onnxprune.search.point")
 
 
 def _check_versions(found: list[str]) -> None:

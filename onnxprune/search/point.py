@@ -55,6 +55,10 @@ class Marks:
         return cls(score.value, score.samples, score.predictions, score.totals, score.weights)
 
 
+def nothing() -> None:
+    """Job that does nothing. Who gets it, scheduler or worker, imports what jobs need, while the first are prepared."""
+
+
 def make_point(shared: Shared, removed: Removed) -> Made:
     """Job: the pruned model, proven and scored.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 
 import numpy as np
 import onnx
@@ -25,7 +26,7 @@ from onnxprune.pipeline.pruning import Pruning
 from onnxprune.pipeline.request import Request
 from onnxprune.pipeline.stages import Clock, Progress
 from onnxprune.search.shared import Shared, check_size, in_arrays
-from onnxprune.search.stitched import judged
+from onnxprune.search.stitched import Judged, judged
 from onnxprune.select.allocate import Attention, Choice, Options, ranked, take
 from onnxprune.sparsity.measure import ModelSparsity, measure_sparsity
 from onnxprune.sparsity.patterns import Pattern
@@ -135,12 +136,21 @@ class Study(Pruning):
         held = None
         if evaluation is not None:
             held = replace(evaluation, samples=in_arrays(evaluation.samples), metric=None)
-        parts = [self.source, self.held, plain, [] if held is None else _content(held), metric or ""]
+        parts = [self._content, plain, [] if held is None else _content(held), metric or ""]
         return Shared(digest(*parts), self.source, request, self.statistics, held, absolute(metric))
+
+    @cached_property
+    def _content(self) -> str:
+        """Hash of the source and of its samples."""
+        return digest(self.source, self.held)
+
+    @cached_property
+    def _judged(self) -> list[Judged]:
+        return judged(self.reference.model, self.held)
 
     def judging(self, shared: Shared) -> Shared:
         """The part of it that candidates need."""
-        return shared.judging(judged(self.reference.model, self.held))
+        return shared.judging(self._judged)
 
     @property
     def sha256(self) -> str:
