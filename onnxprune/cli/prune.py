@@ -323,7 +323,7 @@ def prune(
     if json:
         run.screen.document(document)
     else:
-        run.show(result, width=width)
+        run.show(result, width=width, round_to=round_to)
     if result.report.unmet:
         raise BudgetError(result.report.unmet)
 
@@ -466,11 +466,11 @@ class _Run:
             "evaluation": self.evaluation and self.evaluation.to_dict(),
         }
 
-    def show(self, result: PruneResult, *, width: bool) -> None:
+    def show(self, result: PruneResult, *, width: bool, round_to: int) -> None:
         """The result table and what the user should know."""
         from rich.text import Text
 
-        from onnxprune.report.outcome import evaluation_notes, outcome_tables
+        from onnxprune.report.outcome import evaluation_notes, outcome_tables, speed_notes
         from onnxprune.report.tables import Note, notes_table, plural, result_notes, result_table
 
         notes = result_notes(result.report, verbose=self.screen.verbose, width=width)
@@ -480,6 +480,7 @@ class _Run:
             rounds = plural(len(self.times[0].rounds), "round")
             text = f"median of {rounds}, models in turn, one sample, ONNX Runtime on this CPU; `onnxprune bench` tells more"
             notes.append(Note("latency", text))
+            notes += speed_notes(result.report, self.times, round_to)
         if (simplified := result.report.simplified) is not None:
             proven = "" if simplified.verification is None else "; the same as before on random inputs"
             text = f"{simplified.nodes_before:,} nodes became {simplified.nodes_after:,}{proven}"

@@ -196,9 +196,7 @@ class Dask:
         busy = Counter(worker for worker, _ in self._jobs)
         free = {worker: threads - busy[worker] for worker, threads in self.client.nthreads().items()}
         place = max(sorted(free), key=lambda worker: free[worker], default="")
-        future: Future[Answer] = self._executor(place).submit(
-            perform, function, shared, arguments, timed=timed, pinned=True
-        )
+        future: Future[Answer] = self._executor(place).submit(perform, function, shared, arguments, timed=timed, pinned=True)
         self._jobs.append((place, future))
         return future
 

@@ -13,12 +13,15 @@ from onnxprune.metrics.score import Change, Score
 from onnxprune.report.tables import Note, percent, plural
 
 if TYPE_CHECKING:
+    from onnxprune.bench.timing import Times
     from onnxprune.report.evaluation import Evaluation
     from onnxprune.report.fidelity import Fidelity
     from onnxprune.report.losses import GroupLoss
     from onnxprune.report.report import Report
 
 _GROUPS = 10
+_VECTOR = 8  # channels in a register of a usual CPU, and in a block of ONNX Runtime's own layout
+_LESS_WORK, _IN_STEP = 1.15, 0.7  # MACs by MACs from which on the speed-up should be most of it
 Row = tuple[str, str, str, str]
 
 
@@ -70,6 +73,23 @@ def evaluation_notes(evaluation: Evaluation | None) -> list[Note]:
         text = f"{evaluation.seen:,} of {plural(before.samples, 'sample')} were used for calibration: the figures flatter"
         notes.append(Note("not held out", text, "bold yellow"))
     return notes
+
+
+def speed_notes(report: Report, latency: tuple[Times, Times], round_to: int) -> list[Note]:
+    """What may help where less work saves little time: widths that fill no vector cost as much as the next that does.
+
+    Args:
+        report: of one pruning.
+        latency: before and after.
+        round_to: of what the number of channels that stay is a multiple.
+    """
+    less = report.macs_before / max(report.macs_after, 1)
+    faster = latency[0].p50 / latency[1].p50
+    if less < _LESS_WORK or faster >= _IN_STEP * less or any(t.quantity == "latency" for t in report.targets):
+        return []
+    rounded = f"--round-to {_VECTOR} keeps widths that fill vectors, " if round_to % _VECTOR else ""
+    text = f"{less:.2f}x less MACs save less time than that; {rounded}--target latency=N measures which widths pay"
+    return [Note("speed", text, "bold yellow")]
 
 
 def _subject(score: Score) -> str:

@@ -1,16 +1,25 @@
 """What scores, likeness and losses look like."""
 
 import io
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from rich.console import Console
 
+from onnxprune.bench.timing import Times
 from onnxprune.metrics.score import Score
 from onnxprune.report.evaluation import Evaluation
 from onnxprune.report.fidelity import Fidelity, Worst
 from onnxprune.report.losses import GroupLoss
-from onnxprune.report.outcome import evaluation_notes, fidelity_table, losses_table, score_rows, worst_table
+from onnxprune.report.outcome import (
+    evaluation_notes,
+    fidelity_table,
+    losses_table,
+    score_rows,
+    speed_notes,
+    worst_table,
+)
 
 
 def render(renderable, width: int = 80) -> list[str]:
@@ -105,3 +114,23 @@ def test_tables_hold_the_figures():
     losses = render(losses_table(LOSSES), 120)
     assert any(line.split()[:7] == ["g0", "2", "1", "50.0", "%", "30.0", "%"] for line in losses)
     assert "and 4 more" in "\n".join(losses)
+
+
+@pytest.mark.parametrize(
+    ("macs", "ms", "round_to", "quantities", "words"),
+    [
+        (100, (10.0, 9.5), 1, (), ["2.00x less MACs", "--round-to 8", "--target latency=N"]),
+        (100, (10.0, 12.0), 16, (), ["--target latency=N"]),
+        (100, (10.0, 6.0), 1, (), None),  # most of what the MACs promise
+        (190, (10.0, 12.0), 1, (), None),  # hardly less work
+        (100, (10.0, 9.5), 1, ("macs", "latency"), None),  # it was measured which widths pay
+    ],
+)
+def test_less_work_that_saves_little_time_gets_advice(macs, ms, round_to, quantities, words):
+    targets = [SimpleNamespace(quantity=q) for q in quantities]
+    report = SimpleNamespace(macs_before=200, macs_after=macs, targets=targets)
+    notes = speed_notes(report, tuple(Times((np.array([t]),)) for t in ms), round_to)
+    assert [n.topic for n in notes] == (["speed"] if words else [])
+    for note in notes:
+        assert all(word in note.text for word in words)
+        assert ("--round-to" in note.text) == bool(round_to % 8)
