@@ -141,6 +141,18 @@ def test_a_killed_client_of_dask_is_resumed(tmp_path, dask):
     killed_and_resumed(tmp_path, dask.address)
 
 
+def test_no_dask_worker_waits_while_another_has_two_jobs(tmp_path, dask):
+    cluster = open_cluster("dask", address=dask.address)
+    cluster.client.wait_for_workers(2, timeout=30)
+    for generation in range(3):
+        folder = tmp_path / str(generation)
+        folder.mkdir()
+        assert len(values(run_jobs(functions.noted, str(folder), jobs(6, 0.1), cluster))) == 6
+        ran = [line.split()[2] for line in functions.notes(folder, "start")]
+        assert len(set(ran)) == 2 and all(2 <= ran.count(worker) <= 4 for worker in set(ran))
+    cluster.close()
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
 def test_a_killed_dask_worker_costs_its_job_only(tmp_path):
     pytest.importorskip("distributed")
