@@ -33,16 +33,19 @@ def assignments(
     """Candidate concrete shapes of the inputs, the most telling first.
 
     Every symbol gets a size of its own; where a model then contradicts itself (exporters give one dimension two names),
-    the next candidates use one size per axis position, then other sizes, among them lengths of audio.
+    the next candidates use one size per axis position, then other sizes, among them lengths of audio, which images have not.
 
     Args:
         model: its inputs may have symbolic or unknown dimensions.
         given: shapes that the user fixed, by input name.
     """
     given = dict(given or {})
+    pictures = all(_pictorial(v) for v in graph_inputs(model) if v.name not in given)
     for by_position, sizes_of, start in (
         (False, _PLAIN, 0), (True, _PLAIN, 0), (False, _PLAIN, 1), (True, _PLAIN, 1), (False, _LONG, 0), (True, _LONG, 2),
     ):  # fmt: skip
+        if pictures and sizes_of is _LONG:
+            return
         symbols: dict[str, int] = {}
         plain, spatial, unnamed = iter(sizes_of[start:]), iter(_SPATIAL[start:]), count()
         shapes: dict[str, tuple[int, ...]] = {}
@@ -59,7 +62,7 @@ def assignments(
                 if dim.dim_value == 0 and dim.HasField("dim_value"):
                     sizes.append(2)  # an empty past: give it a length that can be seen
                     continue
-                image = len(dims) in (4, 5) and axis >= 2 and "seq" not in dim.dim_param
+                image = _pictorial(value) and axis >= 2 and "seq" not in dim.dim_param
                 symbol = f"axis {axis} {image}" if by_position else dim.dim_param or f"unnamed {next(unnamed)}"
                 if symbol not in symbols:
                     computed = None if by_position else _evaluate(dim.dim_param, symbols)
@@ -67,6 +70,11 @@ def assignments(
                 sizes.append(symbols[symbol])
             shapes[value.name] = tuple(sizes)
         yield shapes
+
+
+def _pictorial(value: onnx.ValueInfoProto) -> bool:
+    """Images or volumes, with channels."""
+    return len(value.type.tensor_type.shape.dim) in (4, 5)
 
 
 def one_sample(model: onnx.ModelProto, given: Mapping[str, Sequence[int]] | None = None) -> dict[str, tuple[int, ...]]:
