@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         VerificationError,
     )
     from onnxprune.groups.group import Group, Groups
+    from onnxprune.latency.timing import Timing
     from onnxprune.metrics.registry import metric
     from onnxprune.metrics.score import Score
     from onnxprune.plan.plan import Plan, load_plan
@@ -51,6 +52,7 @@ _HOMES = {
     "profile": "profiling.count", "Profile": "profiling.profile",
     "ScoreContext": "select.context", "rule": "trace.registry", "layout": "trace.registry", "Verification": "proof.oracle",
     "simplify": "cleanup.simplify", "SimplifyResult": "cleanup.result", "SimplifyReport": "cleanup.result",
+    "Timing": "latency.timing",
 }  # fmt: skip
 __all__ = [
     "BenchRequest",
@@ -72,6 +74,7 @@ __all__ = [
     "ScoreContext",
     "SimplifyReport",
     "SimplifyResult",
+    "Timing",
     "UsageError",
     "Verification",
     "VerificationError",

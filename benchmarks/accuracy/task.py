@@ -41,7 +41,7 @@ class Setting:
         name: for the table.
         options: of `onnxprune.prune`; `ratio` is the peers' sparsity too.
         macs: share of the multiply-accumulates that stays; the ratio that reaches it is searched.
-        latency: the same of the latency, measured where the benchmark runs; for those who take a target.
+        latency: the same of the latency at one thread, measured where the benchmark runs; for those who take a target.
         inner: residual streams keep their width; for peers that take no names, the sums are made graph outputs meanwhile.
         targets: what a deployment would ask for.
         contestants: globs of those that are measured.
