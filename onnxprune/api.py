@@ -67,7 +67,7 @@ def prune(
     ratios: Mapping[str, float] | None = None,
     criterion: str | None = None,
     ranking: Ranking | None = None,
-    round_to: int = 1,
+    round_to: int | None = None,
     min_channels: int | Mapping[str, int] = 1,
     ignore: Sequence[str] = (),
     only: Sequence[str] = (),
@@ -110,7 +110,9 @@ def prune(
             same structure, `knapsack` spends a target where the error of the model's output, measured forward, grows least.
             Where not given: `knapsack` for a target with data and a criterion that knows the loss of each width (`obs`,
             `fisher`), else `local`.
-        round_to: kept widths are multiples of this where the group is wide enough.
+        round_to: kept widths are multiples of this where the group is wide enough. Where not given: any width for a ratio;
+            for a target, widths that a table of latencies says pay, or multiples of 8, 4 or 2 channels (any with `local`,
+            where all groups take the same step).
         min_channels: units that stay in each group, or by glob in those that match it, `*` for all others.
         ignore: globs of groups, initializers or nodes that stay.
         only: globs of what may go; all else stays.
@@ -162,6 +164,8 @@ def prune(
     together = ranking or ("knapsack" if spends else "local")
     floors = {"*": min_channels} if isinstance(min_channels, int) else dict(min_channels)
     least = floors.pop("*", 1)
+    if round_to is None and (not targets or together == "local" or any(t.quantity == "latency" for t in targets)):
+        round_to = 1
     options = Options(
         share, dict(ratios or {}), name, together, round_to, least, floors, tuple(ignore), tuple(only), attention
     )

@@ -64,7 +64,7 @@ def _ours(name: str, text: str, criterion: str, reconstruct: str = "", few: bool
 
 
 def _ranking(name: str, text: str, ranking: str, criterion: str = "obs", few: bool = False) -> Contestant:
-    options = {"criterion": criterion, "reconstruct": "lsq", "ranking": ranking}
+    options = {"criterion": criterion, "reconstruct": "lsq", "ranking": ranking, "round_to": 1}  # the same for all
     return Contestant(name, text, options, few=few)
 
 

@@ -15,7 +15,8 @@ MOST = 64
 def levels_of(choices: Sequence[Choice], options: Options) -> dict[str, NDArray[np.int64]]:
     """By group id the units that may stay, ascending, all of them last.
 
-    They are multiples of what the options round to, at least what they hold, and at most `MOST`, evenly spaced. A group with
+    They are multiples of what the options round to, at least what they hold, and at most `MOST`, evenly spaced; where nobody
+    asked for multiples, the fewest that may stay are among them, so that no target is out of reach for that. A group with
     a ratio of its own has the one that it asks for. Of a group in `options.unless_whole` no more than that stays, or all.
     """
     levels = {c.group.id: _levels(c, options) for c in choices}
@@ -31,7 +32,8 @@ def _levels(choice: Choice, options: Options) -> NDArray[np.int64]:
         gone = int(group.units * ratio_of(group, options) + 1e-9)
         return np.array([group.units - rounded(group, gone, options)], np.int64)
     step = step_of(group, options)
-    least = min(-(-floor_of(group, options) // step) * step, group.units)
+    floor = floor_of(group, options)
+    least = floor if options.round_to is None else min(-(-floor // step) * step, group.units)
     step *= -(-(group.units // step) // MOST) or 1
     kept = np.arange(group.units // step * step, least - 1, -step)
     return np.unique([*kept.tolist(), least, group.units])

@@ -74,8 +74,15 @@ def prune(
         ),
     ] = None,
     round_to: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Keep multiples of N channels.", rich_help_panel=_CHOICE)
-    ] = 1,
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Keep multiples of N channels; for a target those that suit kernels, unless given.",
+            rich_help_panel=_CHOICE,
+            show_default=False,
+        ),
+    ] = None,
     min_channels: Annotated[
         list[str] | None,
         typer.Option(
@@ -323,7 +330,7 @@ def prune(
     if json:
         run.screen.document(document)
     else:
-        run.show(result, width=width, round_to=round_to)
+        run.show(result, width=width, round_to=round_to or 1)
     if result.report.unmet:
         raise BudgetError(result.report.unmet)
 

@@ -52,8 +52,15 @@ def search(
         ),
     ] = 0,
     round_to: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Keep multiples of N channels.", rich_help_panel=_CHOICE)
-    ] = 1,
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Keep multiples of N channels; those that suit kernels, unless given.",
+            rich_help_panel=_CHOICE,
+            show_default=False,
+        ),
+    ] = None,
     min_channels: Annotated[
         int, typer.Option(metavar="N", min=1, help="Keep at least N units of a group.", rich_help_panel=_CHOICE)
     ] = 1,
@@ -113,6 +120,8 @@ def search(
     )  # fmt: skip
     given.check()
     quantity = _quantity(target)
+    if quantity == "latency" and round_to is None:  # the table of latencies says what pays
+        given = replace(given, round_to=1)
     values.check_outputs([source, *(Path(p) for p in (evaluation, labels) if p)], [plot])
     study.check_plot(screen, plot)
     from onnxprune.search.family import shares

@@ -47,7 +47,7 @@ class Given:
     labels: str | None
     attention: str
     width: bool
-    round_to: int
+    round_to: int | None
     min_channels: int
     ignore: Sequence[str]
     only: Sequence[str]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import onnx
 
 from onnxprune.budget.allocation import Limit
-from onnxprune.budget.choose import choose_within, narrowest
+from onnxprune.budget.choose import choose_within, narrowest, widths_of
 from onnxprune.budget.costs import Cost
 from onnxprune.budget.kinds import Setting
 from onnxprune.budget.memory import Memory
@@ -50,8 +50,15 @@ class Budget:
     _tried: dict[str, list[tuple[float, float]]] = field(default_factory=dict)  # limits, and what came of them
     _held: set[str] = field(default_factory=set)
 
-    def choose(self) -> list[Choice]:
+    _refused: str = ""  # why the narrowest widths, which are measured now, are too much by what costs are expected
+    _expected: dict[str, float] = field(default_factory=dict)  # of them, by quantity
+
+    def choose(self, *, doubted: bool = False) -> list[Choice]:
         """What goes.
+
+        Args:
+            doubted: where only a measurement decides, and what is expected of the narrowest widths is too much, they are
+                chosen, for `off` to hold against what they really take.
 
         Raises:
             BudgetError: no choice is within the targets, and `closest` was not asked for.
@@ -63,10 +70,15 @@ class Budget:
         try:
             found = choose_within(groups, choices, options, self.scores, self.limits())
         except BudgetError as error:
-            if not self.closest:
-                raise
-            self.unmet = str(error)
             found = narrowest(groups, choices, options)
+            measured = [t.quantity for t in self.targets if self.setting.cost(t.quantity).tolerance]
+            if doubted and measured and not self._tried:
+                self._refused = str(error)
+                self._expected = {q: self.setting.cost(q).total(widths_of(found)) for q in measured}
+            elif not self.closest:
+                raise
+            else:
+                self.unmet = str(error)
         return [c for c in found if c.count]
 
     def limits(self, gone: Collection[str] = ()) -> list[Limit]:
@@ -118,14 +130,31 @@ class Budget:
         """
         targets = [t for t in self.targets if not counted or not self.setting.cost(t.quantity).tolerance]
         self.found |= {r.quantity: r for r in self.reached(model, alive, targets)}
+        if self._refused and not counted:
+            self._settle()
         if self.unmet or self.rounds >= ROUNDS:
             return False
         found = [r for r in self.found.values() if not self._near(r)]
-        limits: dict[str, float] = {t.quantity: self._limit(t) for t in self.targets}
+        limits = {t.quantity: self._limit(t) for t in self.targets} | self._expected
         for r in found:
             self._tried.setdefault(r.quantity, []).append((limits[r.quantity], r.after))
+        self._expected = {}
         self._held |= set(put_back)
         return bool(found)
+
+    def _settle(self) -> None:
+        """Whether the narrowest widths are too much in truth.
+
+        Raises:
+            BudgetError: they are, and `closest` was not asked for.
+        """
+        refused, self._refused = self._refused, ""
+        missed = [r for r in self.found.values() if not r.met]
+        if missed:
+            self.unmet = f"{refused}; measured: {amount(missed[0].quantity, missed[0].after)}"
+            if not self.closest:
+                raise BudgetError(self.unmet)
+        self.rounds -= 1  # this one was to find out whether there is a point in any
 
     def _near(self, r: Reached) -> bool:
         """It is met, and a measurement is not far below the limit either, where it was what stopped the removal."""

@@ -180,7 +180,7 @@ class Pruning:
         Raises:
             BudgetError: no choice is within the targets, and the closest was not asked for.
         """
-        return budget.choose()
+        return budget.choose(doubted=True)
 
     def attempt(self, choices: list[Choice]) -> Attempt:
         """A repaired model without these units, proven.

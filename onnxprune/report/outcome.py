@@ -88,7 +88,7 @@ def speed_notes(report: Report, latency: tuple[Times, Times], round_to: int) -> 
     if less < _LESS_WORK or faster >= _IN_STEP * less or any(t.quantity == "latency" for t in report.targets):
         return []
     rounded = f"--round-to {_VECTOR} keeps widths that fill vectors, " if round_to % _VECTOR else ""
-    text = f"{less:.2f}x less MACs save less time than that; {rounded}--target latency=N measures which widths pay"
+    text = f"MACs went down {less:.2f}x and latency did not follow: {rounded}--target latency=N measures which widths pay"
     return [Note("speed", text, "bold yellow")]
 
 

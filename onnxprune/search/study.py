@@ -161,7 +161,7 @@ class Study(Pruning):
 def study_request(
     data: object,
     *,
-    round_to: int = 1,
+    round_to: int | None = None,
     min_channels: int = 1,
     ignore: Sequence[str] = (),
     only: Sequence[str] = (),

@@ -32,7 +32,8 @@ class Options:
         ranking: `local` takes the share from every group, `global` from all groups together what costs least, `isomorphic`
             from all groups of the same structure, see `onnxprune.select.rankings`; `knapsack` needs a budget, see
             `onnxprune.budget`.
-        round_to: kept widths are multiples of this, where the group has as many.
+        round_to: kept widths are multiples of this, where the group has as many; None: of 8, 4 or 2 channels, which is what
+            vectors and blocks of kernels hold, where that is an eighth of the group at most.
         min_channels: kept units of a group, at least 1.
         floors: the same for groups that match a glob; the last match counts.
         ignore: globs of groups, initializers or nodes that stay.
@@ -46,7 +47,7 @@ class Options:
     ratios: Mapping[str, float] = field(default_factory=dict)
     criterion: str = "l2"
     ranking: Ranking = "local"
-    round_to: int = 1
+    round_to: int | None = 1
     min_channels: int = 1
     floors: Mapping[str, int] = field(default_factory=dict)
     ignore: Sequence[str] = ()
@@ -59,7 +60,7 @@ class Options:
         for ratio in (self.ratio, *self.ratios.values()):
             if not 0 <= ratio < 1:
                 raise UsageError(f"ratio {ratio:g} is not in [0, 1): it is the share of units that goes")
-        if min(self.round_to, self.min_channels, *self.floors.values()) < 1:
+        if min(1 if self.round_to is None else self.round_to, self.min_channels, *self.floors.values()) < 1:
             raise UsageError("round-to and min-channels must be at least 1")
         for name, value, known in (
             ("ranking", self.ranking, get_args(Ranking)),
@@ -222,14 +223,22 @@ def floor_of(group: Group, options: Options) -> int:
 
 def step_of(group: Group, options: Options) -> int:
     """Units of which the kept width has to be a multiple, so that channels are one of `round_to`, and the width pays."""
-    return math.lcm(options.round_to // math.gcd(options.round_to, group.width), options.steps.get(group.id, 1))
+    channels = _vector_of(group) if options.round_to is None else options.round_to
+    return math.lcm(channels // math.gcd(channels, group.width), options.steps.get(group.id, 1))
+
+
+def _vector_of(group: Group) -> int:
+    """Channels that a narrow kernel computes together, as far as a group can be cut in such steps."""
+    return next((n for n in (8, 4, 2) if group.units * group.width >= 8 * n), 1)
 
 
 def rounded(group: Group, count: int, options: Options) -> int:
-    """Fewer units go, so that the kept width is a multiple; floors hold."""
+    """Fewer units go, so that the kept width is a multiple; floors hold. Less than a step may stay if none was asked for."""
     if not count:
         return 0
     keep = max(group.units - count, floor_of(group, options), 1)
     step = step_of(group, options)
+    if options.round_to is None and keep < step:
+        return group.units - keep
     keep = min(-(-keep // step) * step, group.units)
     return group.units - keep

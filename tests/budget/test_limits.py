@@ -3,6 +3,7 @@
 import pytest
 
 from onnxprune.budget.targets import parse_target
+from onnxprune.errors import BudgetError
 from onnxprune.pipeline.budget import ROUNDS, Budget
 
 
@@ -37,3 +38,36 @@ def test_more_than_the_source_is_never_asked_for():
     for results in ([0.2, 0.9, 0.6], [0.1, 0.2, 0.3], [0.05, 1.4, 0.1]):
         noisy = iter(results)
         assert len(asked(lambda limit, noisy=noisy: next(noisy))) == ROUNDS
+
+
+class Measured:
+    """A setting whose latency is what it is told."""
+
+    tolerance, unit = 0.02, "ms"
+
+    def __init__(self, share):
+        self.share = share
+
+    def cost(self, quantity):
+        return self
+
+    def measure(self, model, alive):
+        return self.share
+
+
+def refused(share, *, closest=False):
+    """The narrowest widths were expected to take 0.66 of the source, at a target of 0.6."""
+    budget = Budget(Measured(share), None, None, [parse_target("latency=0.6")], closest, dense={"latency": 1.0}, rounds=1)
+    budget._refused, budget._expected = "out of reach", {"latency": 0.66}
+    return budget
+
+
+def test_what_is_expected_of_the_narrowest_widths_is_measured_before_a_target_is_refused():
+    budget = refused(0.4)
+    assert budget.off(None, None) and budget.rounds == 0
+    assert 0.66 < budget._limit(budget.targets[0]) < 0.83, "less goes than of the narrowest, by the line to the source"
+    assert not refused(0.6).off(None, None), "near enough"
+    with pytest.raises(BudgetError, match="out of reach; measured: 700us"):
+        refused(0.7).off(None, None)
+    kept = refused(0.7, closest=True)
+    assert not kept.off(None, None) and kept.unmet.startswith("out of reach")

@@ -56,4 +56,4 @@ def files(tmp_path_factory) -> dict[str, Path]:
 @pytest.fixture(scope="session")
 def study(files) -> Study:
     model = small()
-    return Study(model, study_request(read_samples(files["data"], model, samples=48)))
+    return Study(model, study_request(read_samples(files["data"], model, samples=48), round_to=1))
