@@ -1,4 +1,5 @@
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -42,13 +43,21 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "80"}
 
 
+def heed_interrupts() -> None:
+    """In a new process: Ctrl-C counts, even where the tests run in the background of a shell, which has it ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+OWN_SIGNALS = {"preexec_fn": heed_interrupts} if os.name == "posix" else {}
+
+
 @pytest.fixture
 def start(environment):
     """Starts a command line in a process of its own."""
 
     def call(*arguments, **options) -> subprocess.Popen[bytes]:
         command = [*COMMAND, *(str(a) for a in arguments)]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **OWN_SIGNALS, **options}
         return subprocess.Popen(command, env=environment, **pipes)
 
     return call

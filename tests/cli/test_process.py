@@ -14,7 +14,7 @@ import pytest
 from onnx import numpy_helper
 
 from onnxprune.cli.app import app
-from tests.cli.conftest import COMMAND, make
+from tests.cli.conftest import COMMAND, OWN_SIGNALS, make
 
 
 @pytest.mark.parametrize("arguments", [["--help"], []])
@@ -106,7 +106,7 @@ def test_an_interrupt_leaves_no_file(environment, slow, number, code, after):
     # Before our first line runs, Python itself answers signals: wait for it.
     script = "import os; from onnxprune.cli import main; os.write(2, b'.'); main()"
     command = [sys.executable, "-c", script, "prune", slow, "-o", slow.parent / "out.onnx"]
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **OWN_SIGNALS)
     assert process.stderr.read(1) == b"."
     time.sleep(after)
     process.send_signal(number)
