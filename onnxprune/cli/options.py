@@ -8,6 +8,16 @@ import typer
 
 _DATA, _WORK = "Data", "Workers"
 
+RoundTo = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        min=1,
+        help="Keep multiples of N channels; a target keeps those that suit kernels, unless given.",
+        rich_help_panel="What goes",
+        show_default=False,
+    ),
+]
 Samples = Annotated[
     int | None, typer.Option(metavar="N", min=1, help="Use at most N samples; 512 unless given.", rich_help_panel=_DATA)
 ]

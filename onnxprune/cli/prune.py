@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from onnxprune.cli import values
+from onnxprune.cli.options import RoundTo
 from onnxprune.cli.screen import Screen, to_json
 from onnxprune.errors import BudgetError, ModelError, NothingToPruneError, UsageError, VerificationError
 
@@ -73,16 +74,7 @@ def prune(
             show_default=False,
         ),
     ] = None,
-    round_to: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            min=1,
-            help="Keep multiples of N channels; for a target those that suit kernels, unless given.",
-            rich_help_panel=_CHOICE,
-            show_default=False,
-        ),
-    ] = None,
+    round_to: RoundTo = None,
     min_channels: Annotated[
         list[str] | None,
         typer.Option(

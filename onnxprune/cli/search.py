@@ -51,16 +51,7 @@ def search(
             rich_help_panel=_CHOICE,
         ),
     ] = 0,
-    round_to: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            min=1,
-            help="Keep multiples of N channels; those that suit kernels, unless given.",
-            rich_help_panel=_CHOICE,
-            show_default=False,
-        ),
-    ] = None,
+    round_to: options.RoundTo = None,
     min_channels: Annotated[
         int, typer.Option(metavar="N", min=1, help="Keep at least N units of a group.", rich_help_panel=_CHOICE)
     ] = 1,

@@ -124,9 +124,8 @@ class Family:
         """
         seed = self.study.request.seed
         populations = [Population(g.widths, g.limits, np.random.default_rng([seed, k])) for k, g in enumerate(wanted)]
-        evolve(
-            self.study, self.study.judging(self.study.shared()), populations, candidates, self.cluster, self.log, progress
-        )
+        shared = self.study.judging(self.study.shared(workers=self.cluster.workers))
+        evolve(self.study, shared, populations, candidates, self.cluster, self.log, progress)
         found, said = [], {}
         for goal, population in zip(wanted, populations, strict=True):
             start = population.errors[tuple(sorted(goal.widths.items()))]
