@@ -33,7 +33,7 @@ class Grid:
 
     Attributes:
         group: the group.
-        step: slices between them, a power of two unless units are wider.
+        step: slices between them, a power of two: the largest with at least two widths of whole units.
     """
 
     group: Group
@@ -42,8 +42,10 @@ class Grid:
     @classmethod
     def of(cls, group: Group) -> Grid:
         """The grid of a group."""
-        most = max(group.units * group.width // _PARTS, 1)
-        return cls(group, min(1 << int(math.log2(most)), _LARGEST))
+        step = _LARGEST
+        while step > 1 and step // math.gcd(step, group.width) * _PARTS > group.units:
+            step //= 2
+        return cls(group, step)
 
     @property
     def units(self) -> int:

@@ -177,3 +177,11 @@ def test_designs_hold_legal_widths() -> None:
             if offset > 0 and grid.below(offset) is not None:
                 kept = (grid.group.units - gone[grid.group.id]) * grid.group.width
                 assert alignment(kept) == offset
+
+
+@pytest.mark.parametrize("name", ["mobilenet", "resnet", "vit_dynamo", "gru"])
+def test_designs_vary_every_group(name: str) -> None:
+    _, _, choices = machine(name)
+    plan = far_apart([Grid.of(c.group) for c in choices], 0)
+    for choice in choices:
+        assert len({gone[choice.group.id] for gone in plan}) > 1
