@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
 from dataclasses import dataclass
 from typing import Any
@@ -49,14 +49,14 @@ class Done:
 def run_jobs(
     function: Callable[..., Any],
     shared: Any,
-    jobs: Sequence[Job],
+    jobs: Iterable[Job | None],
     cluster: Cluster,
     log: Log | None = None,
     *,
     keep: Callable[[Job, Any], Any] = lambda job, value: value,
     timed: bool = False,
 ) -> Iterator[Done]:
-    """Results in the order in which they are finished; those of the log first.
+    """Results in the order in which they are finished; those of the log as soon as their job is known.
 
     A worker gets a new job after the result of its last one is in the log. A job whose worker dies is tried again on
     another, `_ATTEMPTS` times in all. Jobs with the same key run once.
@@ -64,7 +64,7 @@ def run_jobs(
     Args:
         function: of a module; called as `function(shared, *job.arguments)`.
         shared: what jobs have in common.
-        jobs: what to do.
+        jobs: what to do. None: there is none before another result was handed out; then it is asked again.
         cluster: where.
         log: of finished results.
         keep: makes of a result what the log holds of it (what JSON can hold), after writing the rest elsewhere.
@@ -74,36 +74,77 @@ def run_jobs(
         ModelError: a job took all its workers down.
         UsageError: the log can't be written to.
     """
-    waiting: deque[Job] = deque()
-    seen: set[str] = set()
-    for job in jobs:
-        if job.key in seen:
-            continue
-        seen.add(job.key)
-        if log is not None and job.key in log.results:
-            yield Done(job, log.results[job.key], found=True)
+    source, seen = iter(jobs), set[str]()
+    hands = _Hands(function, shared, cluster, timed)
+    more = True
+    while more or hands.busy:
+        for job in source:
+            if job is None:
+                break
+            if job.key in seen:
+                continue
+            seen.add(job.key)
+            if log is not None and job.key in log.results:
+                yield Done(job, log.results[job.key], found=True)
+            else:
+                hands.take(job)
         else:
-            waiting.append(job)
-    if not waiting:
-        return
-    sent = cluster.share(shared)
-    running: dict[Future[Answer], Job] = {}
-    tried: dict[str, int] = {}
-    while waiting or running:
-        while waiting and len(running) < cluster.workers:
-            job = waiting.popleft()
-            tried[job.key] = tried.get(job.key, 0) + 1
-            running[cluster.submit(function, sent, job.arguments, timed=timed)] = job
-        for future in wait(running, return_when=FIRST_COMPLETED).done:
-            job = running.pop(future)
+            more = False
+        if more and not hands.busy:
+            raise RuntimeError("jobs wait for a result that nobody works on")
+        for job, answer in hands.finished():
+            yield _finished(job, answer, log, keep)
+
+
+class _Hands:
+    """Jobs that run, and those that wait for a worker.
+
+    Args:
+        function: of all jobs.
+        shared: what they have in common.
+        cluster: where they run.
+        timed: each runs alone on its machine.
+    """
+
+    def __init__(self, function: Callable[..., Any], shared: Any, cluster: Cluster, timed: bool) -> None:
+        self.function, self.shared, self.cluster, self.timed = function, shared, cluster, timed
+        self.waiting: deque[Job] = deque()
+        self.running: dict[Future[Answer], Job] = {}
+        self.tried: dict[str, int] = {}
+        self.sent: Any = None
+
+    @property
+    def busy(self) -> bool:
+        """There is something to wait for."""
+        return bool(self.waiting or self.running)
+
+    def take(self, job: Job) -> None:
+        """Starts a job now or as soon as a worker is free."""
+        self.waiting.append(job)
+        self._start()
+
+    def finished(self) -> Iterator[tuple[Job, Answer]]:
+        """Waits for a result; workers that are free afterwards have their next job before this is called again."""
+        self._start()
+        for future in wait(self.running, return_when=FIRST_COMPLETED).done if self.running else ():
+            job = self.running.pop(future)
             error = _error(future)
             if error is None:
-                yield _finished(job, future.result(), log, keep)
-            elif cluster.lost(error) and tried[job.key] < _ATTEMPTS:
-                waiting.appendleft(job)
-                sent = cluster.share(shared, again=True)
+                yield job, future.result()
+            elif self.cluster.lost(error) and self.tried[job.key] < _ATTEMPTS:
+                self.waiting.appendleft(job)
+                self.sent = self.cluster.share(self.shared, again=True)
             else:
-                raise _final(error, tried[job.key]) from error
+                raise _final(error, self.tried[job.key]) from error
+            self._start()
+
+    def _start(self) -> None:
+        while self.waiting and len(self.running) < self.cluster.workers:
+            if self.sent is None:
+                self.sent = self.cluster.share(self.shared)
+            job = self.waiting.popleft()
+            self.tried[job.key] = self.tried.get(job.key, 0) + 1
+            self.running[self.cluster.submit(self.function, self.sent, job.arguments, timed=self.timed)] = job
 
 
 def _error(future: Future[Answer]) -> BaseException | None:

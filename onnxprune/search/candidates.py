@@ -2,17 +2,18 @@
 
 The knapsack adds losses of groups up. What several groups lose together is more, or less. So candidates give units of one
 group to others at equal cost, are run (`onnxprune.search.stitched`), and the best of them are switched further: an
-evolution strategy of `PARENTS` parents, generation by generation. What is proposed follows from the seed and from results of
-whole generations only, never from the order in which workers finish. Several budgets go through their generations side by
-side.
+evolution strategy of `PARENTS` parents, one candidate after the other. The parents of a candidate are the best of those
+proposed at least `LAG` before it. So no worker waits for another as long as there are fewer of them, and what is proposed
+follows from the seed, never from the order in which workers finish. Several budgets go on side by side.
 
 Source: Sieberling et al. 2024, "EvoPress", for evolution by level switches, there between layers of equal size; Frantar et
-al. 2022, "SPDY", for candidates stitched from a bank of layers.
+al. 2022, "SPDY", for candidates stitched from a bank of layers; Syswerda 1991, "A study of reproduction in generational and
+steady-state genetic algorithms", for evolution without generations.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -27,7 +28,7 @@ from onnxprune.search.shared import Shared, bench
 from onnxprune.search.stitched import Removed
 from onnxprune.search.study import Study
 
-GENERATION = 12
+LAG = 12
 PARENTS = 4
 _TOURNAMENT = 3  # proposals of which the one with the least sum of losses is run
 _ATTEMPTS = 40  # to find one that is new
@@ -47,22 +48,39 @@ class Population:
         start: the allocation to begin with.
         limits: that all candidates keep.
         errors: of all candidates that were run, relative squared error of the outputs.
+        proposed: all candidates in order; None where no new one was found.
     """
 
     start: dict[str, int]
     limits: Sequence[Limit]
     rng: np.random.Generator
     errors: dict[_Key, float] = field(default_factory=dict)
+    proposed: list[_Key | None] = field(default_factory=list)
 
     @property
     def best(self) -> dict[str, int]:
         """The candidate with the least error; the start where none was run."""
-        ranked = self.ranked()
+        ranked = self.ranked(list(self.errors))
         return dict(ranked[0]) if ranked else dict(self.start)
 
-    def ranked(self) -> list[_Key]:
-        """All that were run, the best first."""
-        return sorted(self.errors, key=lambda k: (self.errors[k], k))
+    def ranked(self, keys: Sequence[_Key]) -> list[_Key]:
+        """Candidates that were run, the best first."""
+        return sorted(keys, key=lambda k: (self.errors[k], k))
+
+    @property
+    def before(self) -> list[_Key]:
+        """The candidates from which parents of the next one are taken."""
+        return [k for k in self.proposed[: max(len(self.proposed) + 1 - LAG, 0)] if k is not None]
+
+    @property
+    def ready(self) -> bool:
+        """Their results are known."""
+        return all(k in self.errors for k in self.before)
+
+    def full(self, count: int) -> bool:
+        """So many were proposed, or none is left to propose."""
+        last = self.proposed[-LAG:]
+        return sum(k is not None for k in self.proposed) >= count or (len(last) == LAG and not any(last))
 
 
 class LevelSwitches:
@@ -77,29 +95,23 @@ class LevelSwitches:
         self.levels = {g: own.tolist() for g, own in levels.items() if own.size > 1}
         self.loss = loss
 
-    def generation(self, population: Population, count: int) -> list[dict[str, int]]:
-        """New candidates, all different; less of them where there are no more.
+    def propose(self, population: Population) -> dict[str, int] | None:
+        """The next candidate, the start first; None where no new one was found."""
+        found = self._switched_parent(population) if population.proposed else dict(population.start)
+        population.proposed.append(None if found is None else _key(found))
+        return found
 
-        Args:
-            population: so far; the start comes first.
-            count: how many.
-        """
-        found: dict[_Key, dict[str, int]] = {}
-        if not population.errors:
-            found[_key(population.start)] = dict(population.start)
-        parents = [dict(k) for k in population.ranked()[:PARENTS]] or [dict(population.start)]
-        for k in range(count - len(found)):
-            proposals = []
-            for _ in range(_ATTEMPTS):
-                candidate = self.switched(parents[k % len(parents)], population)
-                if candidate is not None and _key(candidate) not in found and _key(candidate) not in population.errors:
-                    proposals.append(candidate)
-                if len(proposals) == _TOURNAMENT:
-                    break
-            if proposals:
-                best = min(proposals, key=self.loss)
-                found[_key(best)] = best
-        return list(found.values())
+    def _switched_parent(self, population: Population) -> dict[str, int] | None:
+        parents = population.ranked(population.before)[:PARENTS] or [_key(population.start)]
+        parent = dict(parents[len(population.proposed) % len(parents)])
+        known, proposals = set(population.proposed), []
+        for _ in range(_ATTEMPTS):
+            candidate = self.switched(parent, population)
+            if candidate is not None and _key(candidate) not in known:
+                proposals.append(candidate)
+            if len(proposals) == _TOURNAMENT:
+                break
+        return min(proposals, key=self.loss, default=None)
 
     def switched(self, widths: Mapping[str, int], population: Population) -> dict[str, int] | None:
         """One or two groups get narrower, others as wide as the limit allows; None where nothing changes."""
@@ -156,23 +168,33 @@ def evolve(
         progress: called with the stage and the share that is done.
     """
     switches = LevelSwitches(study.levels, study.loss)
-    left = [candidates] * len(populations)
-    while any(left):
-        jobs: list[Job] = []
-        owners: dict[str, list[tuple[Population, _Key]]] = {}
-        for k, population in enumerate(populations):
-            proposed = switches.generation(population, min(GENERATION, left[k])) if left[k] else []
-            left[k] = left[k] - len(proposed) if proposed else 0
-            for widths in proposed:
-                removed = study.removed(widths)
-                key = digest("candidate", shared.key, removed)
-                jobs.append(Job(key, (removed,)))
+    owners: dict[str, list[tuple[Population, _Key]]] = {}
+    known: dict[str, float] = {}
+
+    def jobs() -> Iterator[Job | None]:
+        while left := [p for p in populations if not p.full(candidates)]:
+            ready = [p for p in left if p.ready]
+            if not ready:
+                yield None
+                continue
+            population = min(ready, key=lambda p: len(p.proposed))
+            widths = switches.propose(population)
+            if widths is None:
+                continue
+            removed = study.removed(widths)
+            key = digest("candidate", shared.key, removed)
+            if key in known:
+                population.errors[_key(widths)] = known[key]
+            else:
                 owners.setdefault(key, []).append((population, _key(widths)))
-        for done in run_jobs(candidate_error, shared, jobs, cluster, log):
-            for population, own in owners[done.job.key]:
-                population.errors[own] = float("inf") if done.value is None else float(done.value)
-            ran = sum(len(p.errors) for p in populations)
-            progress("judging candidates", ran / max(candidates * len(populations), 1))
+                yield Job(key, (removed,))
+
+    for done in run_jobs(candidate_error, shared, jobs(), cluster, log):
+        known[done.job.key] = float("inf") if done.value is None else float(done.value)
+        for population, own in owners.pop(done.job.key):
+            population.errors[own] = known[done.job.key]
+        ran = sum(len(p.errors) for p in populations)
+        progress("judging candidates", ran / max(candidates * len(populations), 1))
 
 
 def candidate_error(shared: Shared, removed: Removed) -> float:

@@ -51,6 +51,23 @@ def test_a_key_runs_once_and_what_the_log_has_does_not_run(tmp_path):
     assert functions.notes(tmp_path, "start") == [f"start 0 {os.getpid()}"]
 
 
+def test_jobs_that_follow_from_results_are_asked_for_until_there_are_none(processes):
+    got = {}
+
+    def todo():
+        yield Job("0", (0,))
+        for k in range(1, 4):
+            while str(k - 1) not in got:
+                yield None
+            yield Job(str(k), (got[str(k - 1)],))
+
+    for done in run_jobs(functions.add, 10, todo(), processes):
+        got[done.job.key] = done.value
+    assert got == {"0": 10, "1": 20, "2": 30, "3": 40}
+    with pytest.raises(RuntimeError, match="nobody works on"):
+        list(run_jobs(functions.add, 10, iter([None]), Inline()))
+
+
 def test_bad_input_is_told_and_not_written_down_and_bugs_are_raised(tmp_path, processes):
     with Log(tmp_path / "log") as log:
         found = {d.job.key: d.error for d in run_jobs(functions.refuse, None, jobs(4), processes, log)}

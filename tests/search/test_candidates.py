@@ -9,7 +9,7 @@ from onnxprune.budget.targets import Target
 from onnxprune.jobs.cluster import Inline
 from onnxprune.jobs.log import Log
 from onnxprune.jobs.worker import perform
-from onnxprune.search.candidates import LevelSwitches, Population, evolve
+from onnxprune.search.candidates import LAG, LevelSwitches, Population, evolve
 
 
 @pytest.fixture(params=["macs", "params", "size"])
@@ -21,15 +21,17 @@ def population(study, request):
 def test_switches_keep_the_limit_and_are_all_different(study, population):
     switches = LevelSwitches(study.levels, study.loss)
     seen = []
-    for _ in range(3):
-        found = switches.generation(population, 8)
-        for widths in found:
-            assert all(n in study.levels[g].tolist() for g, n in widths.items())
-            for limit in population.limits:
-                assert limit.cost.total(widths) <= limit.most * (1 + 1e-9)
-            assert max(limit.share(widths) for limit in population.limits) > 0.6  # spent, not saved
-            population.errors[tuple(sorted(widths.items()))] = float(len(seen))
-            seen.append(widths)
+    while not population.full(24):
+        assert population.ready
+        widths = switches.propose(population)
+        if widths is None:
+            continue
+        assert all(n in study.levels[g].tolist() for g, n in widths.items())
+        for limit in population.limits:
+            assert limit.cost.total(widths) <= limit.most * (1 + 1e-9)
+        assert max(limit.share(widths) for limit in population.limits) > 0.6  # spent, not saved
+        population.errors[tuple(sorted(widths.items()))] = float(len(seen))
+        seen.append(widths)
     assert seen[0] == population.start
     keys = {tuple(sorted(w.items())) for w in seen}
     assert len(keys) == len(seen) > 12
@@ -91,6 +93,18 @@ def test_the_best_is_no_worse_than_the_knapsack_and_really_has_its_error(study):
 def test_a_group_of_one_level_and_a_limit_that_nothing_fits_change_nothing(study):
     switches = LevelSwitches({"g0": np.array([3])}, lambda widths: 0.0)
     population = Population({"g0": 3}, [], np.random.default_rng(0))
-    assert switches.generation(population, 5) == [{"g0": 3}]
+    assert switches.propose(population) == {"g0": 3}
     population.errors[(("g0", 3),)] = 1.0
-    assert switches.generation(population, 5) == []
+    while not population.full(5):
+        assert switches.propose(population) is None
+    assert len(population.proposed) == LAG + 1
+
+
+def test_candidates_follow_from_those_far_enough_before_them(study, population):
+    switches = LevelSwitches(study.levels, study.loss)
+    for _ in range(LAG):
+        assert population.ready  # results of none are needed
+        switches.propose(population)
+    assert population.before == [population.proposed[0]] and not population.ready
+    population.errors[population.proposed[0]] = 0.0
+    assert population.ready
