@@ -186,7 +186,7 @@ def main() -> int:
         return 1
     if args.report:
         old = args.document.read_text(encoding="utf-8") if args.document.exists() else ""
-        args.document.write_text(into(old, results, TASKS), encoding="utf-8")
+        args.document.write_text(into(old, results, TASKS, args.document.parent / "figures"), encoding="utf-8")
         return 0
     results["environment"] = environment(args.threads)
     args.mine = {task.name for task in chosen}

@@ -10,7 +10,8 @@ multiply-accumulates whose widths are the same share of each layer, rounded to n
 reduction of multiply-accumulates: 1 where a model with half of them takes half the time.
 
 Writes a JSON list, one record for each model; those that are measured again are replaced. Run it on a machine that does nothing
-else. Models come from `benchmarks/third_party.py`; ResNet-50 gets random weights, which is enough for times.
+else. Models come from `benchmarks/third_party.py`; ResNet-50 and MobileNet-v2 (of `benchmarks/zoo`, 224x224) have random weights, which
+is enough for times.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ import onnx
 from onnx import numpy_helper
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+ZOO = ROOT / "benchmarks" / "zoo"
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks"), str(ZOO)]
 
 RESULTS = Path(__file__).resolve().parent / "results" / "latency.json"
 Record = dict[str, Any]
@@ -58,6 +60,7 @@ class Case:
 CASES = {
     "resnet50": Case(("--data", "synthetic", "--samples", "16")),
     "mobilenet": Case(("--data", str(ROOT / "models" / "fashion_mnist.npz"), "--samples", "256")),
+    "mobilenet_v2": Case(("--data", "synthetic", "--samples", "16")),
     "efficientnet_lite0": Case(("--data", "synthetic", "--samples", "16")),
     "minilm": Case(("--data", "synthetic", "--samples", "64", "--shape", "ids=1,128", "--shape", "mask=1,128"), cnn=False),
 }
@@ -67,6 +70,11 @@ def source_of(name: str, folder: Path) -> Path:
     """The file of a model."""
     if name == "mobilenet":
         return ROOT / "models" / "mobilenet.onnx"
+    if name == "mobilenet_v2":
+        from hydrate import hydrate
+
+        onnx.save(hydrate(str(ZOO / "topo" / "mobilenet__mobilenet_v2.onnx.gz")), folder / f"{name}.onnx")
+        return folder / f"{name}.onnx"
     import third_party
 
     if name != "resnet50":

@@ -8,8 +8,7 @@ with workers that have done nothing before: what they open is part of it. One an
 from its log. Results have to be the same in all cases. Run it while nothing else does.
 
 The model is one of `latency.py`, or a file. A candidate of EfficientNet-Lite0 takes 0.6 s of one core. Two workers lose time
-where they open the model (1 to 2 s each), where one waits for the other at the end of a generation, and where both solve the
-same compensation of a group: each has a bank of its own.
+where they open the model (1 to 2 s each), and where both solve the same compensation of a group: each has a bank of its own.
 """
 
 from __future__ import annotations

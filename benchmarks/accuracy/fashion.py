@@ -16,7 +16,20 @@ from typing import ClassVar
 import numpy as np
 import onnxruntime as ort
 
-from accuracy.task import RANKINGS, Array, Feeds, Figures, Outputs, Setting, Target, Task, batches, classification, cosine
+from accuracy.task import (
+    RANKINGS,
+    Array,
+    Feeds,
+    Figures,
+    Outputs,
+    Setting,
+    Target,
+    Task,
+    batches,
+    classification,
+    cosine,
+    latencies,
+)
 
 TEST = Path("/usr/share/datasets/fashion-mnist")
 MODELS = Path(__file__).resolve().parent.parent.parent / "models"
@@ -26,8 +39,8 @@ DROP_1, DROP_2, DROP_45 = (Target("drop", "<=", bound) for bound in (1.0, 2.0, 4
 BUDGETS = (
     Setting("all, half of the MACs", {}, 0.5, inner=False, contestants=RANKINGS),
     Setting("all, 35 % of the MACs", {}, 0.35, inner=False, contestants=RANKINGS),
-    Setting("all, 60 % of the latency", {}, latency=0.6, inner=False, contestants=RANKINGS),
 )
+LATENCIES = latencies("all, ", {}, 0.8, 0.6, 0.45, inner=False)
 
 
 @cache
@@ -90,7 +103,7 @@ def _resnet(inner: tuple[str, ...]) -> tuple[Setting, ...]:
 
 class ResNet(Fashion):
     name, file, title = "resnet", "resnet.onnx", "ResNet, Fashion-MNIST"
-    settings = (*_resnet(("blocks.*.bn1.weight",)), *BUDGETS)
+    settings = (*_resnet(("blocks.*.bn1.weight",)), *BUDGETS, *LATENCIES)
 
 
 class ResNetFolded(Fashion):
@@ -106,6 +119,7 @@ class MobileNet(Fashion):
         Setting("inner, -35 % MACs", {"ignore": streams}, 0.65, targets=(Target("drop", "<=", 2.5),)),
         Setting("all, -35 % MACs", {}, 0.65, inner=False, targets=(Target("drop", "<=", 2.5),)),
         *BUDGETS,
+        *LATENCIES,
     )
 
 
@@ -122,6 +136,7 @@ class ViTLegacy(Fashion):
             contestants=("obs+lsq",),
         ),
         *(replace(s, targets=(DROP_2,)) if s.macs == 0.5 else s for s in BUDGETS),
+        *LATENCIES,
     )
 
 
@@ -141,7 +156,7 @@ class UNet(Fashion):
     name, file, title = "unet", "unet.onnx", "U-Net, reconstruction of Fashion-MNIST"
     metric = "mse"
     shown = ("mse_ratio", "cosine")
-    settings = (Setting("25 %", {"ratio": 0.25}), Setting("50 %", {"ratio": 0.5}))
+    settings = (Setting("25 %", {"ratio": 0.25}), Setting("50 %", {"ratio": 0.5}), *LATENCIES)
 
     def figures(self, outputs: Outputs, dense: Outputs) -> Figures:
         images = _normalised(_arrays()["images"])

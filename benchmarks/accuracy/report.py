@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from accuracy import fronts
 from accuracy.contestants import CONTESTANTS, Contestant
 from accuracy.task import Setting, Task
 
@@ -35,18 +37,27 @@ SLACK = 0.02  # of the share of multiply-accumulates that counts as the same
 Record = dict[str, Any]
 
 
-def into(text: str, results: Record, tasks: Sequence[Task]) -> str:
-    """A document with the figures between its two marks, which are added at the end where it lacks them."""
+def into(text: str, results: Record, tasks: Sequence[Task], folder: Path) -> str:
+    """A document with the figures between its two marks, which are added at the end where it lacks them.
+
+    Args:
+        text: of the document.
+        results: all that was measured.
+        tasks: to show.
+        folder: beside the document, for pictures.
+    """
     if BEGIN not in text:
         text = f"{text.rstrip()}\n\n{BEGIN}\n{END}\n"
     head, rest = text.split(BEGIN, 1)
-    return f"{head}{BEGIN}\n\n{markdown(results, tasks)}\n{END}{rest.split(END, 1)[1]}"
+    return f"{head}{BEGIN}\n\n{markdown(results, tasks, folder)}\n{END}{rest.split(END, 1)[1]}"
 
 
-def markdown(results: Record, tasks: Sequence[Task]) -> str:
+def markdown(results: Record, tasks: Sequence[Task], folder: Path) -> str:
     """A section for each task that was measured, a table for each setting."""
     sections = [_environment(results), _legend()]
-    sections += [_task(task, results) for task in tasks if task.name in results["tasks"]]
+    sections += [
+        _task(task, results) + fronts.markdown(task, results, folder) for task in tasks if task.name in results["tasks"]
+    ]
     return "\n".join(sections)
 
 

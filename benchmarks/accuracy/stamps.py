@@ -14,7 +14,7 @@ import numpy as np
 import onnxruntime as ort
 
 from accuracy.packages import debian, version_of
-from accuracy.task import RANKINGS, Array, Feeds, Figures, Outputs, Setting, Target, Task, batches, classification
+from accuracy.task import Array, Feeds, Figures, Outputs, Setting, Target, Task, batches, classification, latencies
 
 PACKAGE = "tuxpaint-stamps-default"
 LABELS = Path(__file__).with_name("tuxpaint_imagenet_labels.json")
@@ -57,7 +57,7 @@ class Stamps(Task):
         Setting("inner, -20 % MACs", {"ignore": streams}, 0.80, targets=(Target("agreement", ">=", 86),)),
         Setting("inner, -35 % MACs", {"ignore": streams}, 0.65, targets=(Target("agreement", ">=", 65),)),
         Setting("all, -20 % MACs", {}, 0.80, inner=False, targets=(Target("agreement", ">=", 86),)),
-        Setting("inner, 80 % of the latency", {"ignore": streams}, latency=0.8, contestants=RANKINGS),
+        *latencies("inner, ", {"ignore": streams}, 0.8, 0.65),
     )
 
     def pool(self) -> Feeds:

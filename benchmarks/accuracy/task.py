@@ -62,6 +62,14 @@ class Setting:
         return {quantity: share for quantity, share in known.items() if share is not None}
 
 
+def latencies(name: str, options: Mapping[str, Any], *shares: float, inner: bool = True) -> tuple[Setting, ...]:
+    """The same at several shares of the latency, for fronts."""
+    return tuple(
+        Setting(f"{name}{share * 100:.0f} % of the latency", options, latency=share, inner=inner, contestants=RANKINGS)
+        for share in shares
+    )
+
+
 RANKINGS = ("uniform", "knapsack", "global", "isomorphic", "global-l2")  # contestants that differ in widths alone
 
 

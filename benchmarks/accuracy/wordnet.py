@@ -13,7 +13,7 @@ import onnxruntime as ort
 from third_party import fetch, tokenizer_path
 
 from accuracy.packages import debian, version_of
-from accuracy.task import RANKINGS, Array, Feeds, Figures, Outputs, Setting, Target, Task, cosine
+from accuracy.task import Array, Feeds, Figures, Outputs, Setting, Target, Task, cosine, latencies
 
 PACKAGE = "wordnet-base"
 QUERIES, POOL, BATCH = 500, 4096, 50
@@ -78,7 +78,7 @@ class MiniLM(Task):
             0.75,
             targets=(Target("cosine", ">=", 0.975), Target("drop", "<=", 2)),
         ),
-        Setting("75 % of the latency", {"ignore": ("pos",)}, latency=0.75, contestants=RANKINGS),
+        *latencies("", {"ignore": ("pos",)}, 0.75, 0.6),
     )
 
     def pool(self) -> Feeds:

@@ -80,16 +80,15 @@ class Penalties:
     """How much longer a piece takes at widths that are multiples of few slices only, by what it consists of.
 
     Attributes:
-        seen: (operators of a piece, offset) -> [ms measured, ms expected], summed over pieces.
+        seen: (operators of a piece, offset) -> ms measured, expected and at the multiple above, summed over pieces `(3,)`.
     """
 
-    seen: dict[tuple[str, int], list[float]] = field(default_factory=dict)
+    seen: dict[tuple[str, int], Floats] = field(default_factory=dict)
 
-    def add(self, operators: str, offset: int, measured: float, expected: float) -> None:
+    def add(self, operators: str, offset: int, measured: float, expected: float, above: float) -> None:
         """A piece all of whose groups were so many slices below a multiple of many."""
-        held = self.seen.setdefault((operators, offset), [0.0, 0.0])
-        held[0] += measured
-        held[1] += expected
+        key = operators, offset
+        self.seen[key] = self.seen.get(key, np.zeros(3)) + np.array([measured, expected, above])
 
     def factors(self, operators: str, offsets: Sequence[int]) -> Mapping[int, float]:
         """Factor by alignment, at least 1 and never less for a smaller one; what was not measured is as the next larger.
@@ -101,7 +100,12 @@ class Penalties:
         found: dict[int, float] = {}
         worst = 1.0
         for offset in offsets:
-            measured, expected = self.seen.get((operators, offset), (0.0, 0.0))
+            measured, expected, _ = self.seen.get((operators, offset), np.zeros(3))
             worst = max(worst, measured / expected if expected > 0 else 1.0)
             found[offset] = worst
         return found
+
+    def shares(self, operators: str, offset: int) -> Floats:
+        """What is measured and what is expected, by the time at the multiple above `(2,)`; 1 where nothing was measured."""
+        measured, expected, above = self.seen.get((operators, offset), np.zeros(3))
+        return np.array([measured / above, expected / above]) if above > 0 else np.ones(2)

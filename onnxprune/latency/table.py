@@ -20,8 +20,9 @@ Floats = NDArray[np.float64]
 Gone = Mapping[str, int]
 Progress = Callable[[str, float], None]
 
-PAYS = 1.08
-"""Where a width takes this much longer than its work, as against a multiple of more slices, it does not pay."""
+PAYS = 0.5
+"""Share of the time that a width should save by its work, as against the next multiple of more slices: less does not pay."""
+_TOLD = 0.03  # share of its time by which a piece has to be slower to be called so
 _FEWEST = 6  # samples far apart
 _FORESEEN = 0.03  # error of a sample before it was taken, below which no further one is needed
 _IN_A_ROW = 2
@@ -158,7 +159,7 @@ class Table:
                 k = self.kinds.index(kind)
                 if self._all_below(k, offset) and np.isfinite([s.pieces[k] for s in close.values()]).all():
                     measured, expected = self._between(k, close[0], close[offset], close[LOWER])
-                    self.penalties.add(self.operators[k], offset, measured, expected)
+                    self.penalties.add(self.operators[k], offset, measured, expected, float(close[0].pieces[k]))
         self._slower = {name: self.penalties.factors(name, tried) for name in dict.fromkeys(self.operators)}
 
     def _between(self, k: int, upper: Sample, middle: Sample, lower: Sample) -> tuple[float, float]:
@@ -173,21 +174,24 @@ class Table:
         groups = self.works[k].groups
         return bool(groups) and all(self._grid_of[g].below(offset) is not None for g in groups)
 
-    def slower(self, group: Group, at: int) -> float:
-        """How much longer the pieces of a group take at multiples of so few slices only, weighted by their time."""
-        weights, factors = [], []
-        for k, work in enumerate(self.works):
-            if group.id in work.groups:
-                weights.append(self.piece(k, {}))
-                factors.append(self._slower.get(self.operators[k], {}).get(at, 1.0))
-        return float(np.average(factors, weights=weights)) if sum(weights) > 0 else 1.0
+    def pays(self, group: Group, at: int) -> bool:
+        """Multiples of so few slices only save enough of what they should save, or lose no more than a clock can tell."""
+        measured, expected = self._beside(group, at)
+        return bool(measured <= expected * (1 + _TOLD) or 1 - measured >= PAYS * (1 - expected))
+
+    def _beside(self, group: Group, at: int) -> Floats:
+        """Time measured and expected of a group's pieces so few slices below a multiple, by the time there `(2,)`."""
+        own = [k for k, work in enumerate(self.works) if group.id in work.groups]
+        weights = np.array([self.piece(k, {}) for k in own])
+        shares = [self.penalties.shares(self.operators[k], at) for k in own]
+        return np.average(shares, axis=0, weights=weights) if weights.sum() > 0 else np.ones(2)
 
     def _step(self, grid: Grid) -> int:
-        """Units between widths that pay: the least power of two of slices at which nothing is lost."""
+        """Units between widths that pay: the least power of two of slices at which less work still takes less time."""
         step = grid.step
         for offset in OFFSETS:
             if offset < grid.step:
-                if self.slower(grid.group, offset) > PAYS:
+                if not self.pays(grid.group, offset):
                     break
                 step = offset
         return step // math.gcd(step, grid.group.width)
