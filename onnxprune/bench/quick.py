@@ -13,13 +13,20 @@ from onnxprune.bench.timing import Effort, Times, interleave
 
 
 def latency(
-    models: Mapping[str, Path | bytes], feeds: Feeds, *, seconds: float = 1.0, min_rounds: int = 10, max_rounds: int = 500
+    models: Mapping[str, Path | bytes],
+    feeds: Feeds,
+    *,
+    threads: int = 0,
+    seconds: float = 1.0,
+    min_rounds: int = 10,
+    max_rounds: int = 500,
 ) -> dict[str, Times]:
     """Times models in turn on the same inputs, with ONNX Runtime's own defaults.
 
     Args:
         models: a file or its bytes for each name.
         feeds: inputs; those a model does not have are left out.
+        threads: of one operator; 0 leaves it to ONNX Runtime.
         seconds: time to spend on timed rounds, all models together; warm-up takes up to half of it more.
         min_rounds: rounds of each model, however long they take.
         max_rounds: the most rounds of each model.
@@ -27,5 +34,5 @@ def latency(
     Raises:
         ModelError: ONNX Runtime refuses a model or can't run it.
     """
-    sessions = {n: ReadySession(open_optimized(m, n, spin=False), n, feeds) for n, m in models.items()}
+    sessions = {n: ReadySession(open_optimized(m, n, threads=threads, spin=False), n, feeds) for n, m in models.items()}
     return interleave(sessions, Effort(seconds, min_rounds, max_rounds))

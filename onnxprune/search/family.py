@@ -236,7 +236,7 @@ class Family:
         return marked(Front(dense, cards, quantity, before.title, before.unit, before.higher_is_better))
 
 
-def timed(front: Front, source: Path, folder: Path, feeds: Feeds, *, seconds: float = 1.0) -> Front:
+def timed(front: Front, source: Path, folder: Path, feeds: Feeds, *, threads: int = 0, seconds: float = 1.0) -> Front:
     """The same with latencies: all models in turn, while nothing else runs on this machine.
 
     Args:
@@ -244,6 +244,7 @@ def timed(front: Front, source: Path, folder: Path, feeds: Feeds, *, seconds: fl
         source: file of the source.
         folder: of the models.
         feeds: one input.
+        threads: of one operator; 0 leaves it to ONNX Runtime.
         seconds: for each model.
 
     Raises:
@@ -252,7 +253,9 @@ def timed(front: Front, source: Path, folder: Path, feeds: Feeds, *, seconds: fl
     made = [c for c in front.cards if not c.failed]
     files: dict[str, Path | bytes] = {c.name: folder / f"{c.name}.onnx" for c in made}
     with alone():
-        times = latency({"dense": source, **files}, feeds, seconds=seconds * (len(made) + 1), max_rounds=1000)
+        times = latency(
+            {"dense": source, **files}, feeds, threads=threads, seconds=seconds * (len(made) + 1), max_rounds=1000
+        )
 
     def with_time(card: Card) -> Card:
         return replace(card, figures={**card.figures, "latency": times[card.name].p50}) if card.name in times else card
