@@ -118,7 +118,7 @@ def check_outputs(inputs: Iterable[Path | None], outputs: Iterable[Path | None])
     Raises:
         UsageError: names the path and what to do.
     """
-    from onnxprune.io.save import check_replaceable
+    from onnxprune.io.save import check_folder, check_replaceable
 
     taken = {os.path.realpath(p): p for p in inputs if p is not None}
     for path in outputs:
@@ -131,9 +131,7 @@ def check_outputs(inputs: Iterable[Path | None], outputs: Iterable[Path | None])
         if path.is_dir():
             raise UsageError(f"{path}: is a directory; name the output file")
         check_replaceable(path)
-        if not path.parent.is_dir():
-            problem = "is not a folder" if path.parent.exists() else "does not exist; create it first"
-            raise UsageError(f"{path}: the folder {path.parent} {problem}")
+        check_folder(path)
         if not _writable(path.parent):
             raise UsageError(f"{path}: the folder {path.parent} is not writable; choose another output path")
 
