@@ -136,6 +136,20 @@ def check_outputs(inputs: Iterable[Path | None], outputs: Iterable[Path | None])
             raise UsageError(f"{path}: the folder {path.parent} is not writable; choose another output path")
 
 
+def check_plot(path: Path | None) -> None:
+    """Raises `UsageError` where a figure can't be drawn."""
+    if path is not None:
+        from onnxprune.report.plot import check_format, check_installed
+
+        check_format(path)
+        check_installed()
+
+
+def form_of(path: Path) -> str:
+    """File format of a figure, by the name of the file."""
+    return path.suffix.lower().lstrip(".")
+
+
 def _same(one: Path, other: Path) -> bool:
     """Two names of one file."""
     try:
