@@ -13,18 +13,20 @@ image); `--time` measures it again for all records, for a machine that is quiet 
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
 import sys
 import time
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import onnx
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]
+
+import contest  # noqa: E402
+from contest import Record  # noqa: E402
 
 import onnxprune  # noqa: E402
 from onnxprune.errors import OnnxPruneError  # noqa: E402
@@ -35,8 +37,6 @@ MODELS = ("resnet", "vit_legacy", "mobilenet")
 TARGETS = ("macs=0.5", "macs=0.35", "macs=0.2")
 CONTESTANTS = {"widths": False, "widths and blocks": True}
 PROCESSES = 4
-
-Record = dict[str, Any]
 
 
 def pruned(model: str, target: str, contestant: str) -> onnxprune.PruneResult:
@@ -99,38 +99,21 @@ def table(records: list[Record]) -> str:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", default=list(MODELS))
-    parser.add_argument("--targets", nargs="+", default=list(TARGETS))
-    parser.add_argument("--contestants", nargs="+", default=list(CONTESTANTS), choices=list(CONTESTANTS))
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("--list", action="store_true", help="only tell what there is")
+    parser = contest.parser(__doc__, MODELS, TARGETS, CONTESTANTS, RESULTS)
     parser.add_argument("--time", action="store_true", help="measure the latency of all records again")
-    parser.add_argument("--report", action="store_true", help="only print the table")
     chosen = parser.parse_args()
     if chosen.list:
-        print("models:", *MODELS, "\ntargets:", *TARGETS, "\ncontestants:", ", ".join(CONTESTANTS))
+        print(contest.listing(MODELS, TARGETS, CONTESTANTS))
         return
-    records: list[Record] = json.loads(chosen.out.read_text()) if chosen.out.exists() else []
-
-    def save() -> None:
-        chosen.out.parent.mkdir(parents=True, exist_ok=True)
-        chosen.out.write_text("[\n" + ",\n".join(json.dumps(r) for r in records) + "\n]\n")
-
-    known = {(r["model"], r["target"], r["contestant"]) for r in records}
-    wanted = [(m, t, c) for m in chosen.models for t in chosen.targets for c in chosen.contestants]
-    for case in () if chosen.report or chosen.time else wanted:
-        if case in known:
-            continue
-        records.append(dict(zip(("model", "target", "contestant"), case, strict=True)) | measure(*case))
-        save()
-        print(*case, records[-1].get("accuracy", records[-1].get("error")), flush=True)
-    for record in records if chosen.time else ():
+    records = contest.Records(chosen.out, ("model", "target", "contestant"))
+    if not (chosen.report or chosen.time):
+        records.add(product(chosen.models, chosen.targets, chosen.contestants), measure, "accuracy")
+    for record in records.all if chosen.time else ():
         if "error" not in record:
             model = pruned(record["model"], record["target"], record["contestant"]).model
             record["latency"] = latency(record["model"], model)
-            save()
-    print(table(records))
+            records.save()
+    print(table(records.all))
 
 
 if __name__ == "__main__":

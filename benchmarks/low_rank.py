@@ -12,11 +12,10 @@ is a draw of 128 calibration images of `models/fashion_mnist.npz`, or of 512 tex
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 import tempfile
 import time
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,9 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]
+
+import contest  # noqa: E402
+from contest import Record  # noqa: E402
 
 import onnxprune  # noqa: E402
 from onnxprune.bench.inputs import made_up  # noqa: E402
@@ -37,8 +39,6 @@ TARGETS = ("macs=0.5", "macs=0.35", "params=0.5")
 CONTESTANTS: dict[str, dict[str, Any]] = {"widths": {}, "widths and ranks": {"low_rank": True}}
 DATA = ROOT / "models" / "fashion_mnist.npz"
 IMAGES, TEXTS = 128, 512
-
-Record = dict[str, Any]
 
 
 def images(seed: int) -> list[dict[str, np.ndarray]]:
@@ -143,30 +143,17 @@ def table(records: list[Record]) -> str:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
-    parser.add_argument("--targets", nargs="+", default=list(TARGETS))
-    parser.add_argument("--contestants", nargs="+", default=list(CONTESTANTS), choices=list(CONTESTANTS))
+    parser = contest.parser(__doc__, MODELS, TARGETS, CONTESTANTS, RESULTS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("--list", action="store_true", help="only tell what there is")
-    parser.add_argument("--report", action="store_true", help="only print the table")
     chosen = parser.parse_args()
     if chosen.list:
-        print("models:", *MODELS, "\ntargets:", *TARGETS, "\ncontestants:", ", ".join(CONTESTANTS))
+        print(contest.listing(MODELS, TARGETS, CONTESTANTS))
         return
-    records: list[Record] = json.loads(chosen.out.read_text()) if chosen.out.exists() else []
-    known = {(r["model"], r["target"], r["contestant"], r["seed"]) for r in records}
-    wanted = [(m, t, c, s) for s in chosen.seeds for m in chosen.models for t in chosen.targets for c in chosen.contestants]
-    for case in () if chosen.report else wanted:
-        if case in known:
-            continue
-        record = dict(zip(("model", "target", "contestant", "seed"), case, strict=True)) | measure(*case)
-        records.append(record)
-        chosen.out.parent.mkdir(parents=True, exist_ok=True)
-        chosen.out.write_text("[\n" + ",\n".join(json.dumps(r) for r in records) + "\n]\n")
-        print(*case, record.get("score", record.get("error")), flush=True)
-    print(table(records))
+    records = contest.Records(chosen.out, ("model", "target", "contestant", "seed"))
+    if not chosen.report:
+        drawn = product(chosen.seeds, chosen.models, chosen.targets, chosen.contestants)
+        records.add(((*case, seed) for seed, *case in drawn), measure, "score")
+    print(table(records.all))
 
 
 if __name__ == "__main__":

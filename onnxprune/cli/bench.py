@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 from typer.core import TyperCommand
 
-from onnxprune.cli import values
+from onnxprune.cli import options, values
 from onnxprune.cli.screen import Screen, to_json
 from onnxprune.errors import BudgetError, UsageError
 
@@ -67,8 +67,8 @@ def bench(
     data: Annotated[
         str | None, typer.Option(metavar="PATH", help="Inputs from npz, folder, or file.py:function; else made up.")
     ] = None,
-    preprocess: Annotated[str | None, typer.Option(metavar="KEY=VALUE,...", help="For images: size, mean, std ...")] = None,
-    shape: Annotated[list[str] | None, typer.Option(metavar="NAME=N,N,...", help="Shape of an input. Repeatable.")] = None,
+    preprocess: Annotated[str | None, options.preprocess()] = None,
+    shape: Annotated[list[str] | None, options.shape()] = None,
     seed: Annotated[int, typer.Option(metavar="N", min=0, help="Seed of inputs and orders.")] = 0,
     processes: Annotated[
         int, typer.Option(metavar="N", min=4, help="At least N processes of each model.", rich_help_panel=_MEASURE)
@@ -105,9 +105,7 @@ def bench(
             rich_help_panel=_WRITE,
         ),
     ] = None,
-    json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON document instead of tables.", rich_help_panel=_WRITE)
-    ] = False,
+    json: Annotated[bool, options.json(rich_help_panel=_WRITE)] = False,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="JSON", help="Write it to a file.", rich_help_panel=_WRITE)
     ] = None,

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from onnxprune.cli import values
-from onnxprune.cli.options import Mask, Preprocess, Shape
+from onnxprune.cli import options, values
 from onnxprune.cli.screen import Screen
 from onnxprune.errors import UsageError, VerificationError
 
 if TYPE_CHECKING:
     from onnxprune.comparison.result import Comparison
 
-_DATA, _GATE, _SEARCH, _FILES = "Data", "What has to hold (exit code 3 where it does not)", "Search", "Files and output"
+_DATA, _FILES = options.DATA, options.FILES
+_GATE, _SEARCH = "What has to hold (exit code 3 where it does not)", "Search"
 
 
 def compare(
@@ -38,27 +38,13 @@ def compare(
         str | None,
         typer.Option("--eval", metavar="PATH", help="Score both models on this data, with labels.", rich_help_panel=_DATA),
     ] = None,
-    metric: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="accuracy, top5, perplexity, mse, cosine or file.py:function; by the data, unless given.",
-            rich_help_panel=_DATA,
-            show_default=False,
-        ),
-    ] = None,
-    labels: Annotated[
-        str | None,
-        typer.Option(metavar="PATH", help="Labels for --eval.", rich_help_panel=_DATA, show_default=False),
-    ] = None,
-    preprocess: Preprocess = None,
-    mask: Mask = None,
-    shape: Shape = None,
-    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Seed of random samples.", rich_help_panel=_DATA)] = 0,
-    provider: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help="Execution provider: cpu, cuda:device_id=1. Repeatable.", rich_help_panel=_DATA),
-    ] = None,
+    metric: Annotated[str | None, options.metric(rich_help_panel=_DATA)] = None,
+    labels: options.Labels = None,
+    preprocess: options.Preprocess = None,
+    mask: options.Mask = None,
+    shape: options.Shape = None,
+    seed: options.Seed = 0,
+    provider: Annotated[list[str] | None, options.provider(rich_help_panel=_DATA)] = None,
     rtol: Annotated[
         list[str] | None,
         typer.Option(
@@ -112,9 +98,7 @@ def compare(
         Path | None, typer.Option(metavar="NPZ", help="Write the samples that are farthest apart.", rich_help_panel=_FILES)
     ] = None,
     worst: Annotated[int, typer.Option(metavar="N", min=1, help="How many of them.", rich_help_panel=_FILES)] = 5,
-    json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON document instead of tables.", rich_help_panel=_FILES)
-    ] = False,
+    json: options.Json = False,
 ) -> None:
     """Compare the outputs of two models, find where they part."""
     screen = cast(Screen, context.obj)
@@ -127,7 +111,7 @@ def compare(
         raise UsageError("--plan is for the search: leave out --no-search")
     if (preprocess or mask) and data is None and evaluation is None:
         raise UsageError("--preprocess and --mask need samples: give --data PATH or --eval PATH")
-    options: dict[str, Any] = {
+    chosen: dict[str, Any] = {
         "samples": samples,
         "evaluation": evaluation,
         "metric": metric,
@@ -147,7 +131,7 @@ def compare(
         "providers": provider or [],
         "seed": seed,
     }
-    found = _run(screen, first, second, data, preprocess, plan, options)
+    found = _run(screen, first, second, data, preprocess, plan, chosen)
     if json:
         from onnxprune.report.provenance import provenance
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from onnxprune.cli import values
+from onnxprune.cli import options, values
 from onnxprune.cli.screen import Screen
 
 if TYPE_CHECKING:
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 def inspect(
     context: typer.Context,
     source: Annotated[Path, typer.Argument(metavar="MODEL", help="Model to look at.", show_default=False)],
-    width: Annotated[bool, typer.Option("--width", help="Also groups that a statistic runs over (inexact).")] = False,
-    shape: Annotated[list[str] | None, typer.Option(metavar="NAME=N,N,...", help="Shape of an input. Repeatable.")] = None,
+    width: Annotated[bool, options.width()] = False,
+    shape: Annotated[list[str] | None, options.shape()] = None,
     dot: Annotated[Path | None, typer.Option(metavar="DOT", help="Write a picture as Graphviz text.")] = None,
     svg: Annotated[Path | None, typer.Option(metavar="SVG", help="Write a picture (needs Graphviz).")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")] = False,
+    json: Annotated[bool, options.json()] = False,
 ) -> None:
     """List what can be removed, and what can't and why."""
     screen = cast(Screen, context.obj)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from onnxprune.cli import values
+from onnxprune.cli import options, values
 from onnxprune.cli.screen import Screen
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ def profile(
     by: Annotated[str, typer.Option(metavar="node|op", help="One row for each node, or each operator.")] = "node",
     sort: Annotated[str, typer.Option(metavar="macs|params|memory|traffic", help="What comes first.")] = "macs",
     top: Annotated[int, typer.Option(metavar="N", min=0, help="Show the first N rows; 0: all.")] = 20,
-    shape: Annotated[list[str] | None, typer.Option(metavar="NAME=N,N,...", help="Shape of an input. Repeatable.")] = None,
+    shape: Annotated[list[str] | None, options.shape()] = None,
     csv: Annotated[Path | None, typer.Option(metavar="CSV", help="Write all rows.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")] = False,
 ) -> None:

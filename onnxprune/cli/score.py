@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from onnxprune.cli import values
+from onnxprune.cli import options, values
+from onnxprune.cli.data import Data
 from onnxprune.cli.screen import Screen
 from onnxprune.errors import UsageError
 
 if TYPE_CHECKING:
-    import onnx
-
-    from onnxprune.calibrate.batch import Samples
     from onnxprune.report.ranking import GroupRanking, InitializerRanking
 
 
@@ -32,20 +30,21 @@ def score(
         typer.Option(metavar="PATH", help="Unlabelled samples: npz, folder, file.py:function, or 'synthetic'."),
     ] = None,
     samples: Annotated[int, typer.Option(metavar="N", min=1, help="Use at most N samples.")] = 512,
-    preprocess: Annotated[str | None, typer.Option(metavar="KEY=VALUE,...", help="For images: size, mean, std ...")] = None,
-    mask: Annotated[str | None, typer.Option(metavar="INPUT", help="Input whose zeros mark padding.")] = None,
+    preprocess: Annotated[str | None, options.preprocess()] = None,
+    mask: Annotated[str | None, options.mask()] = None,
     top: Annotated[int, typer.Option(metavar="N", min=0, help="Name the N least and most important of each.")] = 3,
-    width: Annotated[bool, typer.Option("--width", help="Also groups that a statistic runs over (inexact).")] = False,
-    shape: Annotated[list[str] | None, typer.Option(metavar="NAME=N,N,...", help="Shape of an input. Repeatable.")] = None,
+    width: Annotated[bool, options.width()] = False,
+    shape: Annotated[list[str] | None, options.shape()] = None,
     seed: Annotated[int, typer.Option(metavar="N", min=0, help="Seed of criteria that draw numbers.")] = 0,
     plot: Annotated[Path | None, typer.Option(metavar="PNG|SVG", help="Write a figure (needs matplotlib).")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")] = False,
+    json: Annotated[bool, options.json()] = False,
 ) -> None:
     """Rank the channels of every group and initializer."""
     screen = cast(Screen, context.obj)
     shapes = values.shapes(shape or [])
     criterion = criterion or ("l2" if data is None else "obs")
-    _check(criterion, plot)
+    _check_criterion(criterion)
+    values.check_plot(plot)
     values.check_outputs([source], [plot])
     if (preprocess or mask) and data is None:
         raise UsageError("--preprocess and --mask need samples: give --data PATH")
@@ -59,7 +58,7 @@ def score(
     with screen.progress() as progress:
         progress("analysing", 0.0)
         prepared, units = analysed(model, width=width, shapes=shapes or None)
-        given = None if data is None else _read(model, data, samples, mask, preprocess, shapes, seed)
+        given = None if data is None else Data(data, samples, preprocess, mask, shapes, seed).read(model)
         needs = Needs.of(criterion) if given is not None else Needs(False, False, False)
         evidence = gather(prepared, units, given, needs, seed=seed, progress=lambda stage: part(progress, (0.1, 0.8)))
         progress(f"scoring by {criterion}", 0.8)
@@ -74,39 +73,17 @@ def score(
         _show(screen, groups, initializers, criterion, top)
 
 
-def _read(
-    model: onnx.ModelProto,
-    data: str,
-    samples: int,
-    mask: str | None,
-    preprocess: str | None,
-    shapes: dict[str, tuple[int, ...]],
-    seed: int,
-) -> Samples:
-    from onnxprune.calibrate.preprocess import parse_preprocess
-    from onnxprune.calibrate.read import read_samples
-
-    chosen = parse_preprocess(preprocess) if preprocess else None
-    source = None if data == "synthetic" else data
-    return read_samples(source, model, samples=samples, mask=mask, preprocess=chosen, shapes=shapes or None, seed=seed)
-
-
-def _check(criterion: str, plot: Path | None) -> None:
+def _check_criterion(name: str) -> None:
     from onnxprune.select.criteria import criteria
 
-    values.check_choice("--criterion", criterion, criteria())
-    if plot:
-        from onnxprune.report.plot import check_format, check_installed
-
-        check_format(plot)
-        check_installed()
+    values.check_choice("--criterion", name, criteria())
 
 
 def _draw(groups: Sequence[GroupRanking], criterion: str, source: Path, plot: Path) -> None:
     from onnxprune.io.save import save_bytes
     from onnxprune.report.plot import ranking_plot
 
-    save_bytes(ranking_plot(groups, criterion, source.name, plot.suffix.lower().lstrip(".")), plot)
+    save_bytes(ranking_plot(groups, criterion, source.name, values.form_of(plot)), plot)
 
 
 def _show(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 import typer
 
 from onnxprune.cli import options, study, values
+from onnxprune.cli.data import Data
 from onnxprune.cli.screen import Screen, to_json
 from onnxprune.errors import ModelError, UsageError, VerificationError
 
@@ -19,10 +20,7 @@ if TYPE_CHECKING:
     from onnxprune.pipeline.stages import Progress
     from onnxprune.search.front import Front
 
-_CHOICE = "What goes"
-_DATA = "Data"
-_WORK = "Workers"
-_FILES = "Files and output"
+_CHOICE, _DATA, _FILES = options.CHOICE, options.DATA, options.FILES
 
 
 def search(
@@ -55,29 +53,11 @@ def search(
     min_channels: Annotated[
         int, typer.Option(metavar="N", min=1, help="Keep at least N units of a group.", rich_help_panel=_CHOICE)
     ] = 1,
-    ignore: Annotated[
-        list[str] | None,
-        typer.Option(metavar="GLOB", help="Groups, initializers or nodes that stay. Repeatable.", rich_help_panel=_CHOICE),
-    ] = None,
-    only: Annotated[
-        list[str] | None,
-        typer.Option(metavar="GLOB", help="Groups, initializers or nodes that may go. Repeatable.", rich_help_panel=_CHOICE),
-    ] = None,
-    attention: Annotated[
-        str, typer.Option(metavar="heads|head-dim|both|off", help="What goes of attention.", rich_help_panel=_CHOICE)
-    ] = "heads",
-    width: Annotated[
-        bool,
-        typer.Option("--width", help="Also groups that a statistic runs over (inexact).", rich_help_panel=_CHOICE),
-    ] = False,
-    data: Annotated[
-        str | None,
-        typer.Option(
-            metavar="PATH",
-            help="Unlabelled samples: npz, folder, file.py:function; random ones ('synthetic') unless given.",
-            rich_help_panel=_DATA,
-        ),
-    ] = None,
+    ignore: options.Ignore = None,
+    only: options.Only = None,
+    attention: options.Attention = "heads",
+    width: options.Width = False,
+    data: options.Data = None,
     samples: options.Samples = None,
     preprocess: options.Preprocess = None,
     mask: options.Mask = None,
@@ -105,16 +85,16 @@ def search(
 ) -> None:
     """Make a family of pruned models of falling size."""
     screen, start = cast(Screen, context.obj), time.monotonic()
+    samples_given = Data(data, samples, preprocess, mask, values.shapes(shape or []), seed, evaluation, metric, labels)
     given = study.Given(
-        source, data, samples, preprocess, mask, values.shapes(shape or []), evaluation, metric, labels, attention, width,
-        round_to, min_channels, ignore or [], only or [], memory_budget, [], seed,
-    )  # fmt: skip
+        source, samples_given, attention, width, ignore or [], only or [], memory_budget, round_to, min_channels
+    )
     given.check()
     quantity = _quantity(target)
     if quantity == "latency" and round_to is None:  # the table of latencies says what pays
         given = replace(given, round_to=1)
-    values.check_outputs([source, *(Path(p) for p in (evaluation, labels) if p)], [plot])
-    study.check_plot(screen, plot)
+    values.check_outputs([source, *samples_given.files], [plot])
+    values.check_plot(plot)
     from onnxprune.search.family import shares
 
     shares(points, least)
@@ -184,7 +164,7 @@ def _searched(
         opened = study.open_study(given, folder / STATISTICS, part(progress, (0.0, 0.3)))
         wanted = goals(opened.study, quantity, points, least)
         cluster, scored = workers(), opened.evaluator
-        metric = None if scored is None else given.metric or scored.before.metric
+        metric = None if scored is None else given.data.metric or scored.before.metric
         shared = opened.study.shared(opened.evaluation, metric, workers=cluster.workers)
         family = Family(opened.study, shared, cluster, folder, log, None if scored is None else scored.before)
         said: dict[str, dict[str, Any]] = {}
@@ -198,7 +178,7 @@ def _searched(
     try:
         from onnxprune.bench.inputs import made_up
 
-        return timed(front, given.source, folder, made_up(opened.model, 1, given.shapes)), ""
+        return timed(front, given.source, folder, made_up(opened.model, 1, given.data.shapes)), ""
     except ModelError as error:
         return front, str(error)
 
@@ -221,7 +201,7 @@ def _details(given: study.Given, opened: study.Opened, family: Any, candidates: 
             "samples_used_for_calibration": scored.overlap(opened.study.held),
         },
         "candidates": candidates,
-        "seed": given.seed,
+        "seed": given.data.seed,
         "resumed": family.repeated,
     }
 
@@ -240,7 +220,7 @@ def _save(front: Front, folder: Path, plot: Path | None, source: Path) -> None:
         return  # the family does not fail for the lack of a picture
     save_bytes(front_plot(front, source.name, "svg"), folder / "front.svg")
     if plot is not None:
-        save_bytes(front_plot(front, source.name, study.form_of(plot)), plot)
+        save_bytes(front_plot(front, source.name, values.form_of(plot)), plot)
 
 
 def _show(screen: Screen, front: Front, folder: Path, untimed: str) -> None:

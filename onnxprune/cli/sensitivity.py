@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from onnxprune.cli import options, study, values
+from onnxprune.cli.data import Data
 from onnxprune.cli.screen import Screen, to_json
 from onnxprune.errors import UsageError
 
@@ -19,25 +20,13 @@ if TYPE_CHECKING:
 
 _STATISTICS = "statistics"
 _LOG = "sensitivity.jsonl"
-_DATA = "Data"
-_CHOICE = "Groups"
-_WORK = "Workers"
-_FILES = "Files and output"
+_CHOICE, _DATA, _FILES = "Groups", options.DATA, options.FILES
 
 
 def sensitivity(
     context: typer.Context,
     source: Annotated[Path, typer.Argument(metavar="MODEL", help="Model to look at.", show_default=False)],
-    data: Annotated[
-        str | None,
-        typer.Option(
-            "--data",
-            "--calibration",
-            metavar="PATH",
-            help="Unlabelled samples: npz, folder, file.py:function; random ones ('synthetic') unless given.",
-            rich_help_panel=_DATA,
-        ),
-    ] = None,
+    data: Annotated[str | None, options.data("--data", "--calibration", rich_help_panel=_DATA)] = None,
     samples: options.Samples = None,
     preprocess: options.Preprocess = None,
     mask: options.Mask = None,
@@ -81,12 +70,9 @@ def sensitivity(
     attention: Annotated[
         str, typer.Option(metavar="heads|head-dim|both|off", help="What of attention.", rich_help_panel=_CHOICE)
     ] = "heads",
-    width: Annotated[
-        bool,
-        typer.Option("--width", help="Also groups that a statistic runs over (inexact).", rich_help_panel=_CHOICE),
-    ] = False,
+    width: Annotated[bool, options.width(rich_help_panel=_CHOICE)] = False,
     shape: options.Shape = None,
-    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Seed of random samples.", rich_help_panel=_DATA)] = 0,
+    seed: options.Seed = 0,
     memory_budget: options.MemoryBudget = 2.0,
     workers: options.Workers = None,
     backend: options.Backend = "processes",
@@ -101,22 +87,18 @@ def sensitivity(
     plot: Annotated[
         Path | None, typer.Option(metavar="PNG|SVG", help="Write a figure (needs matplotlib).", rich_help_panel=_FILES)
     ] = None,
-    json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON document instead of tables.", rich_help_panel=_FILES)
-    ] = False,
+    json: options.Json = False,
 ) -> None:
     """Show what each group costs in error, the more of it goes."""
     screen = cast(Screen, context.obj)
-    given = study.Given(
-        source, data, samples, preprocess, mask, values.shapes(shape or []), evaluation, metric, labels, attention, width,
-        1, 1, ignore or [], only or [], memory_budget, [], seed,
-    )  # fmt: skip
+    samples_given = Data(data, samples, preprocess, mask, values.shapes(shape or []), seed, evaluation, metric, labels)
+    given = study.Given(source, samples_given, attention, width, ignore or [], only or [], memory_budget)
     given.check()
     runs = measure or evaluation is not None
     if not runs and (workers is not None or address is not None or backend != "processes"):
         raise UsageError("--workers, --backend and --address are about what is measured: give --measure or --eval")
-    values.check_outputs([source, *(Path(p) for p in (evaluation, labels) if p)], [output, plot])
-    study.check_plot(screen, plot)
+    values.check_outputs([source, *samples_given.files], [output, plot])
+    values.check_plot(plot)
     from onnxprune.report.provenance import provenance
     from onnxprune.search.sensitivity import RATIOS, check_ratios
     from onnxprune.sparsity.patterns import parse_pattern
@@ -136,7 +118,7 @@ def sensitivity(
         from onnxprune.io.save import save_bytes
         from onnxprune.search.figures import sensitivity_plot
 
-        save_bytes(sensitivity_plot(found, source.name, study.form_of(plot)), plot)
+        save_bytes(sensitivity_plot(found, source.name, values.form_of(plot)), plot)
     if json:
         screen.document(document)
     else:
@@ -174,7 +156,7 @@ def _analysed(
     if workers is not None:
         with ExitStack() as held:
             log = None if resume is None else held.enter_context(Log(resume / _LOG))
-            metric = found.metric["name"] if found.metric and not given.metric else given.metric
+            metric = found.metric["name"] if found.metric and not given.data.metric else given.data.metric
             after = part(progress, (0.6 if patterns else 0.5, 1.0))
             measure(opened.study, found, workers(), log, evaluation=opened.evaluation, metric=metric, progress=after)
     return found

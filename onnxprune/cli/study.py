@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onnxprune.cli import values
-from onnxprune.cli.screen import Screen
+from onnxprune.cli.data import Data
 from onnxprune.errors import UsageError
 
 if TYPE_CHECKING:
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from onnxprune.report.evaluation import Evaluator
     from onnxprune.search.study import Study
 
-SAMPLES = 512
-
 
 @dataclass(frozen=True)
 class Given:
@@ -31,29 +29,18 @@ class Given:
 
     Attributes:
         source: file of the model.
-        data: calibration samples; random ones where None.
-        evaluation: labelled ones.
-        resume: folder for finished statistics.
+        memory_budget: in GB.
     """
 
     source: Path
-    data: str | None
-    samples: int | None
-    preprocess: str | None
-    mask: str | None
-    shapes: dict[str, tuple[int, ...]]
-    evaluation: str | None
-    metric: str | None
-    labels: str | None
+    data: Data
     attention: str
     width: bool
-    round_to: int | None
-    min_channels: int
     ignore: Sequence[str]
     only: Sequence[str]
     memory_budget: float
-    provider: Sequence[str]
-    seed: int
+    round_to: int | None = 1
+    min_channels: int = 1
 
     def check(self) -> None:
         """Raises `UsageError` for what can be told before any work."""
@@ -62,8 +49,7 @@ class Given:
         from onnxprune.select.allocate import Attention
 
         values.check_choice("--attention", self.attention, get_args(Attention))
-        if (self.metric or self.labels) and self.evaluation is None:
-            raise UsageError("--metric and --labels need data to evaluate on: give --eval PATH")
+        self.data.check()
 
 
 @dataclass
@@ -98,68 +84,37 @@ def open_study(given: Given, resume: Path | None, progress: Progress) -> Opened:
 
     progress("loading", 0.0)
     model = load_model(given.source)
-    evaluator = None if given.evaluation is None else _evaluator(given, model, progress)
+    if given.data.evaluation is not None:
+        progress("evaluating the model", 0.0)
+    evaluator = given.data.evaluator(given.source, model)
     request = study_request(
-        _samples(given, model),
+        _samples(given.data, model),
         round_to=given.round_to,
         min_channels=given.min_channels,
         ignore=given.ignore,
         only=given.only,
         attention=given.attention,  # type: ignore[arg-type]
         width=given.width,
-        mask=given.mask,
+        mask=given.data.mask,
         memory=int(given.memory_budget * (1 << 30)),
-        providers=given.provider,
         resume=resume,
-        shapes=given.shapes or None,
-        seed=given.seed,
+        shapes=given.data.shapes or None,
+        seed=given.data.seed,
     )
     return Opened(model, Study(model, request, part(progress, (0.0, 1.0))), evaluator)
 
 
-def _evaluator(given: Given, model: onnx.ModelProto, progress: Progress) -> Evaluator:
-    from onnxprune.calibrate.preprocess import parse_preprocess
-    from onnxprune.metrics.data import load_data
-    from onnxprune.report.evaluation import Evaluator
-
-    progress("evaluating the model", 0.0)
-    chosen = parse_preprocess(given.preprocess) if given.preprocess else None
-    found = load_data(
-        given.evaluation,
-        model,
-        metric=given.metric,
-        labels=given.labels,
-        preprocess=chosen,
-        mask=given.mask,
-        shapes=given.shapes or None,
-    )
-    return Evaluator(given.source, found)
-
-
-def _samples(given: Given, model: onnx.ModelProto) -> Samples:
+def _samples(data: Data, model: onnx.ModelProto) -> Samples:
     """The calibration samples; random ones where there are none.
 
     Raises:
         UsageError: random ones would tell nothing about this model.
     """
-    from onnxprune.calibrate.preprocess import parse_preprocess
-    from onnxprune.calibrate.read import read_samples
-    from onnxprune.calibrate.synthetic import affordable, unlike_any
+    from onnxprune.calibrate.synthetic import unlike_any
 
-    source = None if given.data == "synthetic" else given.data
-    if given.data is None and (reason := unlike_any(model)):
+    if data.path is None and (reason := unlike_any(model)):
         raise UsageError(f"random samples tell nothing about this model ({reason}): give --data PATH")
-    chosen = parse_preprocess(given.preprocess) if given.preprocess else None
-    count = given.samples or (affordable(model, given.shapes or None) if source is None else SAMPLES)
-    return read_samples(
-        source,
-        model,
-        samples=count,
-        mask=given.mask,
-        preprocess=chosen if source is not None else None,
-        shapes=given.shapes or None,
-        seed=given.seed,
-    )
+    return data.read(model)
 
 
 @contextmanager
@@ -182,17 +137,3 @@ def workers(backend: str, count: int | None, address: str | None) -> Iterator[Ca
     finally:
         for cluster in held:
             cluster.close()
-
-
-def check_plot(screen: Screen, path: Path | None) -> None:
-    """Raises `UsageError` where a plot can't be drawn."""
-    if path is not None:
-        from onnxprune.report.plot import check_format, check_installed
-
-        check_format(path)
-        check_installed()
-
-
-def form_of(path: Path) -> str:
-    """File format of a plot."""
-    return path.suffix.lower().lstrip(".")

@@ -118,7 +118,7 @@ def check_outputs(inputs: Iterable[Path | None], outputs: Iterable[Path | None])
     Raises:
         UsageError: names the path and what to do.
     """
-    from onnxprune.io.save import check_replaceable
+    from onnxprune.io.save import check_folder, check_replaceable
 
     taken = {os.path.realpath(p): p for p in inputs if p is not None}
     for path in outputs:
@@ -131,11 +131,23 @@ def check_outputs(inputs: Iterable[Path | None], outputs: Iterable[Path | None])
         if path.is_dir():
             raise UsageError(f"{path}: is a directory; name the output file")
         check_replaceable(path)
-        if not path.parent.is_dir():
-            problem = "is not a folder" if path.parent.exists() else "does not exist; create it first"
-            raise UsageError(f"{path}: the folder {path.parent} {problem}")
+        check_folder(path)
         if not _writable(path.parent):
             raise UsageError(f"{path}: the folder {path.parent} is not writable; choose another output path")
+
+
+def check_plot(path: Path | None) -> None:
+    """Raises `UsageError` where a figure can't be drawn."""
+    if path is not None:
+        from onnxprune.report.plot import check_format, check_installed
+
+        check_format(path)
+        check_installed()
+
+
+def form_of(path: Path) -> str:
+    """File format of a figure, by the name of the file."""
+    return path.suffix.lower().lstrip(".")
 
 
 def _same(one: Path, other: Path) -> bool:

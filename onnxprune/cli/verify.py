@@ -9,7 +9,7 @@ from typing import Annotated, cast
 
 import typer
 
-from onnxprune.cli import values
+from onnxprune.cli import options, values
 from onnxprune.cli.screen import Screen
 from onnxprune.errors import UsageError, VerificationError
 
@@ -23,7 +23,7 @@ def verify(
         float | None,
         typer.Option(metavar="X", help="Largest relative error; by element type unless given.", show_default=False),
     ] = None,
-    shape: Annotated[list[str] | None, typer.Option(metavar="NAME=N,N,...", help="Shape of an input. Repeatable.")] = None,
+    shape: Annotated[list[str] | None, options.shape()] = None,
     seed: Annotated[int, typer.Option(metavar="N", min=0, help="Seed of the random inputs.")] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")] = False,
 ) -> None:

@@ -9,7 +9,7 @@ from onnxprune.bench.profile import Row, SideBySide
 from onnxprune.document.models import Models, configuration_title
 from onnxprune.document.parts import Block, Cell, Column, Note, Section, Table, name, text
 from onnxprune.document.read import Results
-from onnxprune.document.summary import macs_text
+from onnxprune.document.summary import count_text
 from onnxprune.report.tables import percent, shapes_text
 
 _SHOWN = 12  # layers that are not folded away
@@ -139,7 +139,7 @@ def _table(
 def _cost(value: float | None, unit: str) -> Cell:
     if value is None:
         return text("gone")
-    return Cell(f"{value:.3f}" if unit else macs_text(value), float(value))
+    return Cell(f"{value:.3f}" if unit else count_text(value), float(value))
 
 
 def _change(before: float | None, after: float | None) -> Cell:

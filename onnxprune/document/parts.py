@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 NOT_MEASURED = "not measured"
+
+Tone = Literal["plain", "good", "bad", "warning"]  # the text beside it says the same
 
 
 @dataclass(frozen=True)
@@ -56,10 +59,10 @@ class Table:
 
 @dataclass(frozen=True)
 class Note:
-    """A sentence. `tone` is `plain`, `good`, `bad` or `warning`; the text says the same without it."""
+    """A sentence."""
 
     text: str
-    tone: str = "plain"
+    tone: Tone = "plain"
 
 
 @dataclass(frozen=True)
@@ -70,13 +73,12 @@ class Fact:
         title: what it is.
         value: the figure, large.
         detail: before and after, or the interval.
-        tone: as of a note.
     """
 
     title: str
     value: str
     detail: str
-    tone: str = "plain"
+    tone: Tone = "plain"
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,13 @@ from typing import Any
 from onnxprune.bench.statistics import NO_DIFFERENCE
 from onnxprune.bench.tables import speedup_text
 from onnxprune.document.models import Models, Quantity, configuration_title
-from onnxprune.document.parts import NOT_MEASURED, Fact, Note, upper
+from onnxprune.document.parts import NOT_MEASURED, Fact, Note, Tone, upper
 from onnxprune.document.read import ResultFile, Results
 from onnxprune.document.scores import Evaluated, confidence_text, share_text
 from onnxprune.report.tables import percent, plural, si
 
 _MOST_VERDICTS = 6
+_TONES: dict[str, Tone] = {"better": "good", "faster": "good", "worse": "bad", "slower": "bad"}  # of verdicts
 
 
 def size_text(count: float) -> str:
@@ -26,7 +27,7 @@ def ms_text(value: float) -> str:
     return f"{value:.3g} ms" if value < 100 else f"{value:,.0f} ms"
 
 
-def macs_text(count: float) -> str:
+def count_text(count: float) -> str:
     """A count with a prefix."""
     return si(count).strip()
 
@@ -34,7 +35,7 @@ def macs_text(count: float) -> str:
 TEXTS: dict[str, Callable[[float], str]] = {
     "bytes": size_text,
     "params": lambda n: f"{n:,.0f}",
-    "macs": macs_text,
+    "macs": count_text,
     "latency": ms_text,
 }
 _TITLES: dict[Quantity, str] = {"macs": "MACs", "params": "Parameters", "bytes": "File size"}
@@ -60,7 +61,7 @@ def _score_fact(results: Results) -> Fact:
     for found in evaluations(results):
         if found.after is None:
             return Fact(found.title, "failed", found.failed or found.figures, "bad")
-        tone = {"worse": "bad", "better": "good"}.get(found.verdict, "plain")
+        tone = _TONES.get(found.verdict, "plain")
         verdict = f": {found.verdict}" if found.verdict == "within noise" else f": {found.verdict} beyond noise"
         return Fact(found.title, found.change, f"{found.figures}; {found.ends}{verdict if found.verdict else ''}", tone)
     return Fact("Accuracy", NOT_MEASURED, "needs data to evaluate on: onnxprune prune --eval", "warning")
@@ -102,7 +103,7 @@ def _size_fact(models: Models, quantity: Quantity, title: str) -> Fact:
         return Fact(title, NOT_MEASURED, "no file tells it of both models", "warning")
     before, after = (basis.figures[k].value for k in (0, 1))
     shown = TEXTS[quantity]
-    tone = "good" if after < before else "plain" if after == before else "bad"
+    tone: Tone = "good" if after < before else "plain" if after == before else "bad"
     run = f"; {basis.title}" if quantity == "macs" else ""
     return Fact(title, percent(before, after), f"{shown(before)} before, {shown(after)} after{run}", tone)
 
@@ -183,7 +184,7 @@ def _pruning(models: Models, data: Mapping[str, Any]) -> Iterator[Note]:
 def _targets(report: Mapping[str, Any]) -> Iterator[Note]:
     """What was asked for, and what came of it."""
     for found in report.get("targets", ()):
-        shown = TEXTS.get({"size": "bytes"}.get(found["quantity"], found["quantity"]), _plain)
+        shown = TEXTS.get({"size": "bytes"}.get(found["quantity"], found["quantity"]), count_text)
         figures = (
             f"{shown(found['before'])} before, at most {shown(found['limit'])} asked for, {shown(found['after'])} after"
         )
@@ -193,10 +194,6 @@ def _targets(report: Mapping[str, Any]) -> Iterator[Note]:
         yield Note(f"The targets can't be met: {report['unmet']}. This is the closest model.", "bad")
 
 
-def _plain(count: float) -> str:
-    return si(count).strip()
-
-
 def _accuracy(own: str, found: Evaluated) -> Note:
     if found.after is None:
         return Note(f"{own} was not evaluated: {found.failed}", "bad")
@@ -204,7 +201,7 @@ def _accuracy(own: str, found: Evaluated) -> Note:
     worth = f"{found.ends}: {verdict[found.verdict]}" if found.verdict else "one figure for the whole run, without interval"
     seen = f" {found.seen:,} of the samples were calibrated on: the figures flatter." if found.seen else ""
     held = " None of the samples was calibrated on." if found.seen == 0 else ""
-    tone = "warning" if found.seen else {"worse": "bad", "better": "good"}.get(found.verdict, "plain")
+    tone = "warning" if found.seen else _TONES.get(found.verdict, "plain")
     figures = f"{found.figures}, {found.change} ({worth})"
     return Note(f"{upper(found.title)} of {own} on {found.data}: {figures}.{seen}{held}", tone)
 
@@ -222,7 +219,7 @@ def _speed(results: Results) -> Iterator[Note]:
                 if said > _MOST_VERDICTS:
                     continue
                 ratio = speedup_text(each.speedup).replace("..", " to ")
-                tone = {"faster": "good", "slower": "bad"}.get(each.speedup.verdict, "plain")
+                tone = _TONES.get(each.speedup.verdict, "plain")
                 beyond = "" if each.speedup.verdict == NO_DIFFERENCE else " beyond noise"
                 against = f"against {first}" if each.speedup.verdict == NO_DIFFERENCE else f"than {first}"
                 value, _, ends = ratio.partition(" (")

@@ -92,13 +92,22 @@ def save_bytes(data: bytes | memoryview, path: str | os.PathLike[str]) -> None:
 def _check_target(target: Path, source_path: str | os.PathLike[str] | None) -> None:
     if target.is_dir():
         raise UsageError(f"{target}: is a directory; name the output file, such as {target / 'model.onnx'}")
-    if not target.parent.exists():
-        raise UsageError(f"{target}: the folder {target.parent} does not exist; create it first")
-    if not target.parent.is_dir():
-        raise UsageError(f"{target}: {target.parent} is not a folder; choose another output path")
+    check_folder(target)
     check_replaceable(target)
     if source_path is not None and _same_file(target, Path(source_path)):
         raise UsageError(f"{target}: is the source model itself; choose another output path")
+
+
+def check_folder(target: Path) -> None:
+    """Makes sure that there is a folder for a new file.
+
+    Raises:
+        UsageError: what should be one is missing, or is a file.
+    """
+    if not target.parent.exists():
+        raise UsageError(f"{target}: the folder {target.parent} does not exist; create it first")
+    if not target.parent.is_dir():
+        raise UsageError(f"{target}: {target.parent} is a file, not a folder; choose another output path")
 
 
 def check_replaceable(target: Path) -> None:

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import onnx
 
-from onnxprune.budget.choose import widths_of
 from onnxprune.budget.curves import SHARES
 from onnxprune.budget.kinds import Setting
 from onnxprune.budget.pairs import Twin
@@ -15,32 +14,25 @@ from onnxprune.budget.reached import Trial
 from onnxprune.budget.targets import Target
 from onnxprune.calibrate.batch import Samples
 from onnxprune.calibrate.rebatch import rebatch
-from onnxprune.errors import ModelError, NothingToPruneError
-from onnxprune.groups.classes import Mask
+from onnxprune.errors import NothingToPruneError
 from onnxprune.io.journal import Journal
-from onnxprune.io.share import share_initializers
 from onnxprune.io.structure import model_size, sha256_model
-from onnxprune.io.surgeon import import_graph
 from onnxprune.lossless.find import edited, find_lossless, verify_lossless
 from onnxprune.pipeline.attempt import Attempt, Repair, nothing
 from onnxprune.pipeline.budget import Budget
 from onnxprune.pipeline.drop import Drop
 from onnxprune.pipeline.evidence import Evidence, Needs, gather, measured_curves
-from onnxprune.pipeline.request import Request, read
+from onnxprune.pipeline.figures import report_of
+from onnxprune.pipeline.repair import compensate
+from onnxprune.pipeline.request import Request
 from onnxprune.pipeline.stages import Clock, Progress, analysed, part, rising
 from onnxprune.plan.plan import Plan, make_plan
 from onnxprune.prepare.prepare import Prepared
 from onnxprune.proof.check import Checker, alive_after, default_tolerance
 from onnxprune.proof.oracle import Verification
-from onnxprune.recover.factors import match_zeros
-from onnxprune.recover.merge import merge_channels
-from onnxprune.recover.normalization import Home, at_home, brought_back
-from onnxprune.recover.reconstruct import reconstruct
+from onnxprune.recover.normalization import Home, at_home
 from onnxprune.report.effort import effort
-from onnxprune.report.fidelity import Likeness, fidelity
-from onnxprune.report.layers import layers
-from onnxprune.report.losses import group_losses, input_axes
-from onnxprune.report.report import Report, count_params, rows, total_macs
+from onnxprune.report.report import Report, count_params, total_macs
 from onnxprune.select.allocate import Choice, candidates, choose, ranked
 from onnxprune.select.context import Scores
 from onnxprune.select.criteria import score
@@ -53,7 +45,6 @@ from onnxprune.surgery.apply import apply_alive
 _SHARES = {"select": (0.3, 0.4), "table": (0.4, 0.4), "surgery": (0.4, 0.9), "report": (0.9, 1.0)}  # of a run without data
 _TIMED_SHARES = {"select": (0.05, 0.1), "table": (0.1, 0.8), "surgery": (0.8, 0.95), "report": (0.95, 1.0)}
 _CHOOSING = 0.4  # share of a run that chooses blocks until they are chosen
-_DRAWN = 4  # random inputs for normalizations
 
 
 class Pruning:
@@ -198,7 +189,7 @@ class Pruning:
             shorter, found.shorter = found.shorter, None
             return shorter.finished(found)
         plan = make_plan(sha256_model(self.source), self.groups, found.choices, found.alive)
-        report = self._report(found)
+        report = report_of(self, found)
         self.tell("done", 1.0)
         return found.repair.model, plan, report
 
@@ -274,7 +265,7 @@ class Pruning:
             clock=self.clock,
         )
 
-    # ---- the removal ----
+    # ---- one attempt ----
 
     def _removed(self, choices: list[Choice]) -> Attempt:
         """Slices the weights; groups that fail their check stay."""
@@ -305,118 +296,10 @@ class Pruning:
             verification = verify_lossless(self.prepared, self.groups, pruned, seed=self.request.seed)
         return pruned, choices, verification
 
-    # ---- the repair ----
-
     def _repaired(self, found: Attempt) -> None:
         """Makes up for what went, and proves the result."""
         exact = all(c.group.exact for c in found.choices)
-        self._repair(found.repair, found.alive, exact=exact)
+        compensate(self, found.repair, found.alive, exact=exact)
         if found.repair.changed and exact and found.verification is not None:
             found.verification = self.checker.verify(found.repair.model, found.alive) or found.verification
             self.clock("verification of the result")
-
-    def _repair(self, repair: Repair, alive: Mask, *, exact: bool) -> None:
-        expected = self.evidence.expected
-        if not self.request.target:
-            self.evidence.expected = None  # there is no other attempt
-        if self.request.merge and expected is not None:
-            repair.merging = merge_channels(
-                self.prepared, self.groups, alive, repair.model, expected.statistics, unknown=expected.unknown
-            )
-            repair.model = repair.after = repair.merging.model
-            self.clock("merging")
-        if self.samples is not None and self.request.fits:
-            self._fit(repair, alive, self.samples)
-        elif self.samples is None and self.request.reconstruct is None and not exact:
-            repair.model = self._match_zeros(repair.model, alive)
-            self.clock("factors of normalizations")
-        if self.request.merge:
-            known = {t.name for t in self.prepared.model.graph.initializer}
-            fresh = {t.name for t in repair.model.graph.initializer} - known
-            repair.model, repair.shared = share_initializers(repair.model, keep=fresh)
-
-    def _fit(self, repair: Repair, alive: Mask, samples: Samples) -> None:
-        start = repair.model if self.home is None else apply_alive(self.reference.model, self.groups, alive)
-        repair.likeness = Likeness()
-        repair.fits = reconstruct(
-            self.teacher,
-            self.groups,
-            alive,
-            start,
-            samples,
-            mode=self.request.reconstruct or "lsq",
-            budget=self.request.memory // 4,
-            providers=self.providers,
-            journal=self.journal,
-            progress=part(self.tell, self.shares["reconstruction"]),
-            watch=repair.likeness.add,
-        )
-        repair.before, repair.after = self.teacher.model, repair.fits.model
-        repair.model = repair.after if self.home is None else brought_back(repair.after, repair.model)
-        self.clock("reconstruction")
-
-    def _match_zeros(self, pruned: onnx.ModelProto, alive: Mask) -> onnx.ModelProto:
-        """Normalizations over a pruned width, without data; as they were where the model can't be run."""
-        try:
-            drawn = read("synthetic", self.source, _DRAWN, None, self.request.shapes, self.request.seed)
-            return match_zeros(self.prepared, self.groups, alive, pruned, drawn)
-        except ModelError:
-            return pruned
-
-    # ---- the report ----
-
-    def _report(self, found: Attempt) -> Report:
-        groups, repair, proven, checker = self.groups, found.repair, self.proven, self.checker
-        self.tell("comparing outputs", self.shares["report"][0])
-        likeness = []
-        if self.samples is not None:
-            likeness = (
-                fidelity(repair.before, repair.after, self.samples, providers=self.providers)
-                if repair.likeness is None
-                else repair.likeness.result(self.samples)
-            )
-        result = import_graph(repair.model)
-        report = Report(
-            count_params(groups),
-            count_params(groups, found.alive),
-            total_macs(groups, self.prepared.graph),
-            total_macs(groups, result, found.alive),
-            model_size(self.source),
-            model_size(repair.model),
-            rows(groups, found.choices),
-            groups.frozen,
-            groups.trace.unknown,
-            groups.trace.failures,
-            checker.put_back,
-            found.verification,
-            checker.unverified if self.request.check else "not asked for",
-            dict(self.prepared.shapes),
-            self.clock.seconds,
-            self._calibration(),
-            self.options.criterion,
-            [] if repair.fits is None else repair.fits.fits,
-            likeness,
-            None if proven is None else {g: {str(k): n for k, n in kinds.items()} for g, kinds in proven.counts().items()},
-            merges=None if repair.merging is None else repair.merging.merges,
-            shared=repair.shared,
-            gradients="" if self.evidence.gradients is None else self.evidence.gradients.backend,
-            resumed="" if self.journal is None else str(self.journal),
-            layers=layers(groups, result, found.alive),
-        )
-        if repair.fits is not None:
-            members = {c.group.id: c.group.members for c in found.choices}
-            axes = input_axes(self.prepared.model, groups.trace.shape_of)
-            report.losses = group_losses(repair.fits.fits, members, axes)
-        if found.budget is not None:
-            report.blocks = found.blocks
-            report.targets, report.unmet = list(found.budget.found.values()), found.budget.unmet
-            reached = found.budget.found.get("latency")
-            if reached is not None:
-                latency = found.budget.setting.latency
-                report.latency = latency.figures(widths_of(found.choices), reached.after)
-        self.clock("report")
-        return report
-
-    def _calibration(self) -> str:
-        texts = [] if self.samples is None else [self.samples.origin, "" if self.home is None else self.home.text]
-        return "; ".join(t for t in texts if t)

@@ -17,8 +17,8 @@ from onnxprune.recover.rows import Rows, sides
 from onnxprune.recover.solve import solve
 from onnxprune.recover.state import State
 from onnxprune.statistics.accumulate import pieces
-from onnxprune.statistics.channels import positions_of_each, spread
 from onnxprune.statistics.forms import Dense
+from onnxprune.statistics.positions import positions_of_each, spread
 
 
 def fit_channels(state: State, job: Job) -> Fit:

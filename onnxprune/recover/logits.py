@@ -25,9 +25,9 @@ from onnxprune.recover.run import Run
 from onnxprune.recover.solve import solve
 from onnxprune.recover.target import Slot, follow
 from onnxprune.recover.wiring import Wiring, find_wiring, in_order
-from onnxprune.statistics.channels import judging, positions_of_each, spread
 from onnxprune.statistics.linear import Dense, Linear
 from onnxprune.statistics.moments import Moments
+from onnxprune.statistics.positions import judging, positions_of_each, spread
 
 Array = NDArray[Any]
 LARGEST = 4608  # channels that a projection reads

@@ -30,7 +30,7 @@ from onnxprune.recover.fit import Fit
 from onnxprune.recover.rows import Rows
 from onnxprune.recover.run import Run
 from onnxprune.recover.solve import Mode, solve
-from onnxprune.statistics.channels import judging, positions_of_each, spread
+from onnxprune.statistics.positions import judging, positions_of_each, spread
 from onnxprune.statistics.recurrent import GATES, Recurrent, before, find_recurrent, hidden_labels
 from onnxprune.statistics.stream import Stream
 

@@ -15,10 +15,10 @@ from onnxprune.recover.kept import kept_places, kept_slices
 from onnxprune.recover.rows import Rows, sides
 from onnxprune.recover.state import State
 from onnxprune.statistics.accumulate import pieces
-from onnxprune.statistics.channels import positions_of_each, spread
 from onnxprune.statistics.device import DeviceMoments, Target, can_be_in_graph
 from onnxprune.statistics.forms import Form, some
 from onnxprune.statistics.moments import Moments
+from onnxprune.statistics.positions import positions_of_each, spread
 from onnxprune.statistics.stream import View
 
 Array = NDArray[Any]

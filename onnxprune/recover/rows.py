@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from onnxprune.recover.run import Run
 from onnxprune.statistics.accumulate import Accumulator, picked
-from onnxprune.statistics.channels import counted_rows, judging
 from onnxprune.statistics.forms import Form
 from onnxprune.statistics.moments import Moments
+from onnxprune.statistics.positions import counted_rows, judging
 from onnxprune.statistics.stream import View
 
 Array = NDArray[Any]

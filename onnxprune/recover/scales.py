@@ -23,10 +23,10 @@ from onnxprune.recover.kept import kept_slices
 from onnxprune.recover.rows import Rows, sides
 from onnxprune.recover.run import Run
 from onnxprune.recover.solve import solve
-from onnxprune.statistics.channels import positions_of_each, spread
 from onnxprune.statistics.flow import Flow
 from onnxprune.statistics.linear import Dense
 from onnxprune.statistics.moments import Moments
+from onnxprune.statistics.positions import positions_of_each, spread
 
 Array = NDArray[Any]
 _LEAST = 1e-3  # of a factor that becomes a divisor

@@ -14,8 +14,8 @@ from onnxprune.recover.rows import Rows, sides
 from onnxprune.recover.state import State
 from onnxprune.recover.target import follow
 from onnxprune.statistics.accumulate import PIECE
-from onnxprune.statistics.channels import positions_of_each, spread
 from onnxprune.statistics.moments import Moments
+from onnxprune.statistics.positions import positions_of_each, spread
 
 Array = NDArray[Any]
 

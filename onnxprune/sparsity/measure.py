@@ -19,9 +19,9 @@ from onnxprune.recover.job import LARGEST
 from onnxprune.sparsity.patterns import Pattern
 from onnxprune.sparsity.select import by_magnitude, by_reconstruction, lost
 from onnxprune.statistics.accumulate import Accumulator, picked, pieces
-from onnxprune.statistics.channels import counted_rows, positions_of_each, spread
 from onnxprune.statistics.flow import lift
 from onnxprune.statistics.linear import Linear, find_declined, find_linear
+from onnxprune.statistics.positions import counted_rows, positions_of_each, spread
 from onnxprune.statistics.providers import CPU, Providers
 from onnxprune.statistics.sensitivity import chosen, compared
 from onnxprune.statistics.stream import Stream

@@ -8,9 +8,9 @@ import numpy as np
 
 from onnxprune.calibrate.batch import Samples
 from onnxprune.groups.group import Groups
-from onnxprune.statistics.channels import positions_of_each
 from onnxprune.statistics.flow import Flow
 from onnxprune.statistics.linear import Linear
+from onnxprune.statistics.positions import positions_of_each
 from onnxprune.statistics.recurrent import Recurrent
 
 _RUN = 3e10  # multiply-accumulates a second, in ONNX Runtime

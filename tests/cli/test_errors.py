@@ -132,7 +132,7 @@ def test_two_outputs_in_one_file(invoke, model, tmp_path):
 def test_output_folders(invoke, model, tmp_path):
     complains(invoke("prune", model, "-o", tmp_path / "no" / "out.onnx"), 2, "does not exist")
     complains(invoke("prune", model, "-o", tmp_path), 2, "is a directory")
-    complains(invoke("prune", model, "-o", model / "out.onnx"), 2, "is not a folder")
+    complains(invoke("prune", model, "-o", model / "out.onnx"), 2, "model.onnx is a file, not a folder")
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
 from onnxprune.proof.session import run
-from onnxprune.statistics.channels import spread
 from onnxprune.statistics.flow import Flow
 from onnxprune.statistics.linear import find_declined, find_linear
+from onnxprune.statistics.positions import spread
 from tests.models_text import ints, make
 
 
