@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.select.allocate import Choice, Options, floor_of, matches, ratio_of, rounded, step_of
+from onnxprune.select.allocate import Choice, Options, below_step, floor_of, matches, ratio_of, rounded, step_of
 
 MOST = 64
 
@@ -16,8 +16,8 @@ def levels_of(choices: Sequence[Choice], options: Options) -> dict[str, NDArray[
     """By group id the units that may stay, ascending, all of them last.
 
     They are multiples of what the options round to, at least what they hold, and at most `MOST`, evenly spaced; where nobody
-    asked for multiples, the fewest that may stay are among them, so that no target is out of reach for that. A group with
-    a ratio of its own has the one that it asks for. Of a group in `options.unless_whole` no more than that stays, or all.
+    asked for multiples, also less than one of them, so that no target is out of reach for that. A group with a ratio of its
+    own has the one that it asks for. Of a group in `options.unless_whole` no more than that stays, or all.
     """
     levels = {c.group.id: _levels(c, options) for c in choices}
     for g, most in options.unless_whole.items():
@@ -33,7 +33,8 @@ def _levels(choice: Choice, options: Options) -> NDArray[np.int64]:
         return np.array([group.units - rounded(group, gone, options)], np.int64)
     step = step_of(group, options)
     floor = floor_of(group, options)
-    least = floor if options.round_to is None else min(-(-floor // step) * step, group.units)
+    below = below_step(group, options)
+    least = min(-(-floor // step) * step, group.units)
     step *= -(-(group.units // step) // MOST) or 1
     kept = np.arange(group.units // step * step, least - 1, -step)
-    return np.unique([*kept.tolist(), least, group.units])
+    return np.unique([*below, *kept.tolist(), least, group.units])

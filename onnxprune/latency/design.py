@@ -3,13 +3,14 @@
 Far apart: every group goes through the same shares of its width, each in an order of its own, so that the two sides of a
 layer are sampled at many pairs of widths (a Latin hypercube; McKay, Beckman & Conover 1979). Widths there are multiples of a
 power of two, as large a one as the group allows. Close by: all groups a little below such a width, by 32, 16 ... 1 slices;
-where this takes longer than the work that is left, multiples of so few slices don't pay.
+where little of the time is saved, multiples of so few slices don't pay. Narrow: all groups at less than the first multiple
+that pays, 8, 4, 2 or 1 slices, say.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -103,6 +104,27 @@ def close_by(grids: Sequence[Grid]) -> dict[int, dict[str, int]]:
             widths[offset] = {g.group.id: below[g.group.id] or g.base for g in grids}
     units = {g.group.id: g.group.units for g in grids}
     return {offset: {g: units[g] - n for g, n in own.items()} for offset, own in widths.items()}
+
+
+def narrow(grids: Sequence[Grid], steps: Mapping[str, int]) -> dict[int, dict[str, int]]:
+    """Units that are gone, by slices, with all groups that wide which can be (`is_narrow`), and others at their base."""
+    found = {}
+    for slices in OFFSETS:
+        own = {g.group.id: slices // g.group.width for g in grids if is_narrow(g, slices, steps[g.group.id])}
+        if own:
+            found[slices] = {g.group.id: g.group.units - own.get(g.group.id, g.base) for g in grids}
+    return found
+
+
+def is_narrow(grid: Grid, slices: int, step: int) -> bool:
+    """A group can be so many slices wide, and this is less than the least width that pays.
+
+    Args:
+        grid: of the group.
+        slices: a power of two.
+        step: units between the widths that pay.
+    """
+    return slices % grid.group.width == 0 and slices < min(step, grid.group.units) * grid.group.width
 
 
 def alignment(slices: int) -> int:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from onnxprune.budget.axes import Axes
 from onnxprune.groups.group import Group
-from onnxprune.latency.design import LOWER, OFFSETS, Grid, alignment, close_by, far_apart
+from onnxprune.latency.design import LOWER, OFFSETS, Grid, alignment, close_by, far_apart, is_narrow, narrow
 from onnxprune.latency.fit import Penalties, fit_piece, fit_whole, left_out_errors
 from onnxprune.latency.sample import Sample, Sampler
 from onnxprune.latency.work import KINDS, Work
@@ -27,6 +27,7 @@ _FEWEST = 6  # samples far apart
 _FORESEEN = 0.03  # error of a sample before it was taken, below which no further one is needed
 _IN_A_ROW = 2
 _CLOSE_BY = 5  # time of all samples close by, in those far apart
+_NARROW = 3  # the same of narrow ones
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ class Table:
     untimed: int = 0
     cache: str = ""
     _slower: dict[str, Mapping[int, float]] = field(default_factory=dict)
+    _narrow: dict[tuple[str, int], float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._grid_of = {g.group.id: g for g in self.grids}
@@ -97,37 +99,43 @@ class Table:
         return np.asarray(np.sum([self.parts_of(k, gone) for k in range(len(self.works))], axis=0))
 
     def _slowed(self, k: int, gone: Gone) -> float:
-        """Factor of a piece for the width of its groups that pays least."""
-        known = self._slower.get(self.operators[k])
-        if not known:
-            return 1.0
-        worst = 1.0
-        for g in self.works[k].groups:
+        """Factor of a piece for the width of its groups that pays least, and for those that are narrow, by their share."""
+        known, groups = self._slower.get(self.operators[k], {}), self.works[k].groups
+        worst, narrow_ones = 1.0, 1.0
+        for g in groups:
             n = gone.get(g, 0)
             grid = self._grid_of[g]
             slices = (grid.group.units - n) * grid.group.width
-            if n and (at := alignment(slices)) < grid.step:
+            factor = self._narrow.get((self.operators[k], slices))
+            if n and factor is not None and is_narrow(grid, slices, self.steps[g]):
+                narrow_ones *= factor ** (1 / len(groups))
+            elif n and (at := alignment(slices)) < grid.step:
                 worst = max(worst, known.get(at, 1.0))
-        return worst
+        return worst * narrow_ones
 
     # ---- how it comes about ----
 
-    def fit(self, samples: Sequence[Sample], close: Mapping[int, Sample]) -> None:
-        """Fits pieces, then what widths close by a multiple cost, then the whole.
+    def fit(self, samples: Sequence[Sample], close: Mapping[int, Sample], few: Mapping[int, Sample]) -> None:
+        """Fits pieces, then what widths close by a multiple and below the first one cost, then the whole.
 
         Args:
             samples: at multiples.
             close: by slices below a multiple, as in `design.close_by`.
+            few: by slices that are left, as in `design.narrow`.
         """
-        every = [*samples, *close.values()]
+        every = [
+            *samples,
+            *close.values(),
+        ]
         self.dense = float(np.median([s.dense for s in every]))
-        self._slower = {}
+        self._slower, self._narrow, self.steps = {}, {}, {}
         self._fit_pieces([*samples, *[s for offset, s in close.items() if offset <= 0]])
         self._fit_penalties(close)
+        self.steps = {g.group.id: self._step(g) for g in self.grids}
+        self._fit_narrow(few)
         parts = np.array([self.parts(s.gone) for s in every])
         whole = np.array([s.whole / s.dense * self.dense for s in every])
         self.factors = fit_whole(parts, whole)
-        self.steps = {g.group.id: self._step(g) for g in self.grids}
 
     def checked(self, samples: Sequence[Sample]) -> Check:
         """How well the whole model is foretold at widths that are left out of the fit."""
@@ -161,6 +169,22 @@ class Table:
                     measured, expected = self._between(k, close[0], close[offset], close[LOWER])
                     self.penalties.add(self.operators[k], offset, measured, expected, float(close[0].pieces[k]))
         self._slower = {name: self.penalties.factors(name, tried) for name in dict.fromkeys(self.operators)}
+
+    def _fit_narrow(self, few: Mapping[int, Sample]) -> None:
+        """What widths below the first one that pays take, against what is said of them so far, by operators and slices."""
+        seen: dict[tuple[str, int], Floats] = {}
+        for slices, sample in few.items():
+            for kind in dict.fromkeys(self.kinds):
+                k = self.kinds.index(kind)
+                if np.isfinite(sample.pieces[k]) and self._all_narrow(k, slices):
+                    key = self.operators[k], slices
+                    said = float(self.coefficients[kind] @ self.works[k].at(sample.gone))
+                    seen[key] = seen.get(key, np.zeros(2)) + np.array([sample.pieces[k], said])
+        self._narrow = {key: measured / said for key, (measured, said) in seen.items() if said > 0}
+
+    def _all_narrow(self, k: int, slices: int) -> bool:
+        groups = self.works[k].groups
+        return bool(groups) and all(is_narrow(self._grid_of[g], slices, self.steps[g]) for g in groups)
 
     def _between(self, k: int, upper: Sample, middle: Sample, lower: Sample) -> tuple[float, float]:
         """Time of a piece, and the one expected by its work from those at widths above and below."""
@@ -214,7 +238,7 @@ def build_table(sampler: Sampler, axes: Axes, progress: Progress, *, seed: int =
     works = [Work(axes, graph, values, piece) for piece in sampler.pieces]
     operators = ["+".join(graph.nodes[k].op for k in piece.nodes) for piece in sampler.pieces]
     plan = far_apart(grids, seed) if grids else [{}]
-    total = len(plan) + _CLOSE_BY
+    total = len(plan) + _CLOSE_BY + _NARROW
     table = Table(grids, works, operators, sampler.kinds)
 
     def sample(at: int, gone: Gone) -> Sample:
@@ -231,14 +255,20 @@ def build_table(sampler: Sampler, axes: Axes, progress: Progress, *, seed: int =
         if foreseen >= _IN_A_ROW:
             break
         if len(far) >= _FEWEST:
-            table.fit(far, {})
+            table.fit(far, {}, {})
     close: dict[int, Sample] = {}
     widths = close_by(grids)
     if len(widths) > 2:
         progress("measuring latency", len(plan) / total)
         table.measured += sum(not sampler.known(gone) for gone in widths.values())
         close = dict(zip(widths, sampler.together(list(widths.values())), strict=True))
-    table.fit(far, close)
+    table.fit(far, close, {})
+    few: dict[int, Sample] = {}
+    if widths := narrow(grids, table.steps):
+        progress("measuring latency", (total - _NARROW) / total)
+        table.measured += sum(not sampler.known(gone) for gone in widths.values())
+        few = dict(zip(widths, sampler.together(list(widths.values())), strict=True))
+        table.fit(far, close, few)
     table.check = table.checked([*far, *close.values()])
     table.untimed = int(np.isnan(far[0].pieces[[table.kinds.index(kind) for kind in table.kinds]]).sum())
     table.cache = "" if sampler.store.path is None else str(sampler.store.path)

@@ -98,7 +98,12 @@ class Budget:
         return self.setting.cost(quantity).total({}) if known is None else known
 
     def _limit(self, target: Target) -> float:
-        """What to ask for: on the line through the last result and the next one on the other side, the source at the end."""
+        """What to ask for: between the last result and the next one on the other side, the source at the end.
+
+        There it is on the line through the last two results, where that leads in between, else on the line through both
+        sides: a result far off would hold the others where they are. Source: Dekker 1969, "Finding a zero by means of
+        successive linear interpolation".
+        """
         wanted, dense = self._most(target), self.of_source(target.quantity)
         tried = self._tried.get(target.quantity, [])
         if not tried:
@@ -106,12 +111,13 @@ class Budget:
         asked, got = tried[-1]
         others = [(dense, dense), *tried[:-1]]
         across = [t for t in others if (t[1] > wanted) != (got > wanted)] or others
-        limit, found = min(across, key=lambda t: abs(t[0] - asked))
+        end = min(across, key=lambda t: abs(t[0] - asked))
         even, most = asked * wanted / got, (asked + dense) / 2  # the whole source is no answer
-        if (found - got) * (limit - asked) <= 0:  # they contradict each other
-            return min(even, most)
-        line = asked + (wanted - got) * (limit - asked) / (found - got)
-        return min(max(line, 0.5 * even), max(most, wanted))
+        near = _on_line(tried[-1], others[-1], wanted)
+        if near is not None and min(asked, end[0]) < near < max(asked, end[0]):
+            return min(near, most)
+        line = _on_line(tried[-1], end, wanted)
+        return min(even, most) if line is None else min(max(line, 0.5 * even), max(most, wanted))
 
     def _most(self, target: Target) -> float:
         return target.most(self.of_source(target.quantity))
@@ -194,3 +200,11 @@ class Budget:
         """The same with further targets, from the beginning, and no result where they can't be met."""
         kept = [t for t in self.targets if all(t.quantity != new.quantity for new in targets)]
         return Budget(self.setting, self.options, self.scores, [*kept, *targets], dense=self.dense)
+
+
+def _on_line(one: tuple[float, float], other: tuple[float, float], wanted: float) -> float | None:
+    """The limit at which the line through two results is at the wanted one; None where they contradict each other."""
+    (limit, found), (last, got) = one, other
+    if (found - got) * (limit - last) <= 0:
+        return None
+    return limit + (wanted - found) * (limit - last) / (found - got)

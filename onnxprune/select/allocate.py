@@ -233,12 +233,20 @@ def _vector_of(group: Group) -> int:
 
 
 def rounded(group: Group, count: int, options: Options) -> int:
-    """Fewer units go, so that the kept width is a multiple; floors hold. Less than a step may stay if none was asked for."""
+    """Fewer units go, so that the kept width is a multiple, or less than a step where nobody asked for one; floors hold."""
     if not count:
         return 0
     keep = max(group.units - count, floor_of(group, options), 1)
     step = step_of(group, options)
-    if options.round_to is None and keep < step:
-        return group.units - keep
-    keep = min(-(-keep // step) * step, group.units)
+    below = [n for n in below_step(group, options) if n >= keep]
+    keep = below[0] if below else min(-(-keep // step) * step, group.units)
     return group.units - keep
+
+
+def below_step(group: Group, options: Options) -> list[int]:
+    """Widths of less than a step, ascending: halves of it, and the least allowed; none where multiples were asked for."""
+    step, floor = min(step_of(group, options), group.units), max(floor_of(group, options), 1)
+    if options.round_to is not None and options.round_to > 1:
+        return []
+    halves = [step >> k for k in range(1, step.bit_length())]
+    return sorted({n for n in (floor, *halves) if floor <= n < step})

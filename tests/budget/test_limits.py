@@ -34,6 +34,16 @@ def test_three_rounds_are_enough_where_the_cost_is_told_wrongly(truth):
     assert asked(truth)[-1] == pytest.approx(0.6, rel=0.03)
 
 
+def test_a_result_far_off_does_not_hold_the_others():
+    """The narrowest widths take far less than was told, all others more."""
+    target = parse_target("latency=0.6")
+    budget = Budget(None, None, None, [target], dense={"latency": 1.0}, _tried={"latency": [(0.5, 0.1)]})
+    for _ in range(ROUNDS):
+        limit = budget._limit(target)
+        budget._tried["latency"].append((limit, limit + 0.06))
+    assert budget._tried["latency"][-1][1] == pytest.approx(0.6, rel=0.03)
+
+
 def test_more_than_the_source_is_never_asked_for():
     for results in ([0.2, 0.9, 0.6], [0.1, 0.2, 0.3], [0.05, 1.4, 0.1]):
         noisy = iter(results)

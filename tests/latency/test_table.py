@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from onnxprune.bench.inputs import made_up
 from onnxprune.budget.axes import Axes
@@ -87,6 +88,12 @@ def cost_of(made: Machine, table: Table, axes: Axes) -> Latency:
     return Latency(table, axes, Comparison(made.prepared.model, made.feeds, QUIET), Timing())
 
 
+def that_pay(choices: Sequence[Choice], table: Table) -> dict[str, NDArray[np.int64]]:
+    """Levels from the first width on that pays."""
+    levels = levels_of(choices, Options(steps=table.steps))
+    return {g: own[own >= min(table.steps[g], own[-1])] for g, own in levels.items()}
+
+
 def test_it_finds_the_widths_that_pay(resnet: tuple[Machine, Table, Axes, list[Choice]]) -> None:
     made, table, _, choices = resnet
     wide = [c.group for c in choices if c.group.units * c.group.width >= 6 * made.block]
@@ -99,7 +106,7 @@ def test_it_foretells_the_whole_model_at_widths_that_pay(resnet: tuple[Machine, 
     made, table, axes, choices = resnet
     cost = cost_of(made, table, axes)
     rng = np.random.default_rng(1)
-    levels = levels_of(choices, Options(steps=table.steps))
+    levels = that_pay(choices, table)
     for _ in range(10):
         widths = {g: int(rng.choice(own)) for g, own in levels.items()}
         true = made.together([axes.gone(widths)])[0].whole
@@ -120,13 +127,28 @@ def test_a_width_that_does_not_pay_is_never_cheaper_than_the_next_that_does(
     assert says[1] > says[2] * 0.99
 
 
+def test_it_foretells_less_than_the_first_width_that_pays(resnet: tuple[Machine, Table, Axes, list[Choice]]) -> None:
+    made, table, axes, choices = resnet
+    cost = cost_of(made, table, axes)
+    below = {}
+    for choice in choices:
+        group = choice.group
+        levels = levels_of([choice], Options(steps=table.steps))[group.id]
+        below[group.id] = levels[levels < table.steps[group.id]].tolist()
+    assert any(len(own) > 1 for own in below.values())
+    for place in range(2):
+        widths = {g: own[place] for g, own in below.items() if len(own) > place}
+        true = made.together([axes.gone(widths)])[0].whole
+        assert cost.total(widths) == pytest.approx(true, rel=0.15)
+
+
 def test_the_table_of_a_group_is_the_total_while_the_others_stay(
     resnet: tuple[Machine, Table, Axes, list[Choice]],
 ) -> None:
     made, table, axes, choices = resnet
     cost = cost_of(made, table, axes)
     widths = {c.group.id: c.group.units // 2 for c in choices}
-    levels = levels_of(choices, Options(steps=table.steps))
+    levels = that_pay(choices, table)
     for group, says in cost.table(widths, levels).items():
         totals = [cost.total({**widths, group: int(n)}) for n in levels[group]]
         np.testing.assert_allclose(says, totals, rtol=1e-6)
@@ -135,7 +157,7 @@ def test_the_table_of_a_group_is_the_total_while_the_others_stay(
 def test_fewer_units_never_take_longer_at_widths_that_pay(resnet: tuple[Machine, Table, Axes, list[Choice]]) -> None:
     made, table, axes, choices = resnet
     cost = cost_of(made, table, axes)
-    for says in cost.table({}, levels_of(choices, Options(steps=table.steps))).values():
+    for says in cost.table({}, that_pay(choices, table)).values():
         assert (np.diff(says) >= -1e-12).all()
 
 
