@@ -6,11 +6,12 @@ Types declare an option as a whole. Functions declare one that stands in differe
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-CHOICE, DATA, WORK, FILES = "What goes", "Data", "Workers", "Files and output"
+CHOICE, DATA, WORK, FILES, LATENCY = "What goes", "Data", "Workers", "Files and output", "Latency"
 
 # ---- in any panel ----
 
@@ -82,6 +83,29 @@ Workers = Annotated[
 ]
 Backend = Annotated[str, typer.Option(metavar="processes|dask|ray", help="Where evaluations run.", rich_help_panel=WORK)]
 Address = Annotated[str | None, typer.Option(metavar="URL", help="Of the cluster.", rich_help_panel=WORK)]
+Provider = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME", help="Execution provider of samples and times. Repeatable.", rich_help_panel=WORK),
+]
+
+# ---- latency ----
+
+Threads = Annotated[
+    int,
+    typer.Option(metavar="N", min=0, help="With --latency: threads; 0: ONNX Runtime's own choice.", rich_help_panel=LATENCY),
+]
+BatchSize = Annotated[
+    int, typer.Option(metavar="N", min=1, help="With --latency: samples of a run.", rich_help_panel=LATENCY)
+]
+LatencyCache = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="Keep measured times here; the user's cache folder unless given.",
+        rich_help_panel=LATENCY,
+        show_default=False,
+    ),
+]
 
 # ---- files and output ----
 

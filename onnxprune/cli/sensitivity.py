@@ -14,6 +14,7 @@ from onnxprune.cli.screen import Screen, to_json
 from onnxprune.errors import UsageError
 
 if TYPE_CHECKING:
+    from onnxprune.latency.timing import Timing
     from onnxprune.pipeline.stages import Progress
     from onnxprune.search.sensitivity import Sensitivity
     from onnxprune.sparsity.patterns import Pattern
@@ -57,6 +58,17 @@ def sensitivity(
     measure: Annotated[
         bool, typer.Option("--measure", help="Run the model without these units, too.", rich_help_panel=_CHOICE)
     ] = False,
+    latency: Annotated[
+        bool,
+        typer.Option(
+            "--latency",
+            help="Also what time it saves; that is measured, unless the cache has it.",
+            rich_help_panel=options.LATENCY,
+        ),
+    ] = False,
+    threads: options.Threads = 0,
+    batch: options.BatchSize = 1,
+    latency_cache: options.LatencyCache = None,
     ignore: Annotated[
         list[str] | None,
         typer.Option(
@@ -77,6 +89,7 @@ def sensitivity(
     workers: options.Workers = None,
     backend: options.Backend = "processes",
     address: options.Address = None,
+    provider: options.Provider = None,
     resume: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Keep what is finished here; go on from it.", rich_help_panel=_FILES),
@@ -89,16 +102,21 @@ def sensitivity(
     ] = None,
     json: options.Json = False,
 ) -> None:
-    """Show what each group costs in error, the more of it goes."""
+    """Show what each group costs in error, and saves in time, the more of it goes."""
     screen = cast(Screen, context.obj)
     samples_given = Data(data, samples, preprocess, mask, values.shapes(shape or []), seed, evaluation, metric, labels)
-    given = study.Given(source, samples_given, attention, width, ignore or [], only or [], memory_budget)
+    given = study.Given(
+        source, samples_given, attention, width, ignore or [], only or [], memory_budget, provider=provider or []
+    )
     given.check()
     runs = measure or evaluation is not None
     if not runs and (workers is not None or address is not None or backend != "processes"):
         raise UsageError("--workers, --backend and --address are about what is measured: give --measure or --eval")
+    if (threads or batch != 1 or latency_cache) and not latency:
+        raise UsageError("--threads, --batch and --latency-cache are about times that are measured: give --latency")
     values.check_outputs([source, *samples_given.files], [output, plot])
     values.check_plot(plot)
+    from onnxprune.latency.timing import Timing
     from onnxprune.report.provenance import provenance
     from onnxprune.search.sensitivity import RATIOS, check_ratios
     from onnxprune.sparsity.patterns import parse_pattern
@@ -108,7 +126,8 @@ def sensitivity(
     with ExitStack() as held:
         opened_workers = held.enter_context(study.workers(backend, workers, address))
         progress = held.enter_context(screen.progress())
-        found = _analysed(given, shares, patterns, opened_workers if runs else None, resume, progress)
+        timing = Timing(threads, batch, latency_cache) if latency else None
+        found = _analysed(given, shares, patterns, timing, opened_workers if runs else None, resume, progress)
     document = {"model": str(source), **provenance(), **found.to_dict()}
     if output:
         from onnxprune.io.save import save_text
@@ -129,19 +148,22 @@ def _analysed(
     given: study.Given,
     shares: list[float],
     patterns: list[Pattern],
+    timing: Timing | None,
     workers: Any,
     resume: Path | None,
     progress: Progress,
 ) -> Sensitivity:
     from onnxprune.jobs.log import Log
-    from onnxprune.pipeline.stages import part
+    from onnxprune.search.pays import add_latency
     from onnxprune.search.sensitivity import measure, predicted
 
-    before = part(progress, (0.0, 0.5 if workers or patterns else 1.0))
-    opened = study.open_study(given, None if resume is None else resume / _STATISTICS, before)
+    parts = _parts(progress, study=5, sparsity=bool(patterns), latency=4 * (timing is not None), measure=5 * bool(workers))
+    opened = study.open_study(given, None if resume is None else resume / _STATISTICS, parts["study"])
     found = predicted(opened.study, shares)
     if patterns:
-        found.sparsity = opened.study.sparsity(patterns, part(progress, (0.5, 0.6 if workers else 1.0)))
+        found.sparsity = opened.study.sparsity(patterns, parts["sparsity"])
+    if timing is not None:
+        add_latency(opened.study, found, opened.study.latency(timing, parts["latency"]))
     if opened.evaluator is not None:
         score = opened.evaluator.before
         found.metric = {
@@ -157,8 +179,19 @@ def _analysed(
         with ExitStack() as held:
             log = None if resume is None else held.enter_context(Log(resume / _LOG))
             metric = found.metric["name"] if found.metric and not given.data.metric else given.data.metric
-            after = part(progress, (0.6 if patterns else 0.5, 1.0))
-            measure(opened.study, found, workers(), log, evaluation=opened.evaluation, metric=metric, progress=after)
+            evaluation = opened.evaluation
+            measure(opened.study, found, workers(), log, evaluation=evaluation, metric=metric, progress=parts["measure"])
+    return found
+
+
+def _parts(progress: Progress, **shares: int) -> dict[str, Progress]:
+    """Progress of stages that follow each other, by what share of the whole they are."""
+    from onnxprune.pipeline.stages import part
+
+    found, before, total = {}, 0, sum(shares.values())
+    for name, share in shares.items():
+        found[name] = part(progress, (before / total, (before + share) / total))
+        before += share
     return found
 
 
@@ -166,7 +199,7 @@ def _show(screen: Screen, found: Sensitivity, *, measured: bool) -> None:
     from rich.text import Text
 
     from onnxprune.report.tables import notes_table
-    from onnxprune.search.tables import sensitivity_notes, sensitivity_table
+    from onnxprune.search.tables import latency_table, sensitivity_notes, sensitivity_table, worth_text
 
     titles = {"predicted": "predicted error of the outputs, by the share of a group that goes"}
     if measured:
@@ -175,6 +208,11 @@ def _show(screen: Screen, found: Sensitivity, *, measured: bool) -> None:
         titles["metric"] = f"{found.metric['title']} of that"
     for kind, title in titles.items():
         screen.show(Text(title, "bold"), sensitivity_table(found, kind, verbose=screen.verbose))
+    if found.latency is not None:
+        title = "time of the model, by the share that goes"
+        if found.worth_error is not None:
+            title += f"; most saved at {worth_text(found.worth_error)} of error first"
+        screen.show(Text(title, "bold"), latency_table(found, verbose=screen.verbose))
     notes = sensitivity_notes(found, measured=measured)
     if found.sparsity is not None:
         from onnxprune.sparsity.tables import sparsity_notes, sparsity_table

@@ -30,6 +30,7 @@ class Given:
     Attributes:
         source: file of the model.
         memory_budget: in GB.
+        provider: execution providers of samples and times.
     """
 
     source: Path
@@ -41,6 +42,7 @@ class Given:
     memory_budget: float
     round_to: int | None = 1
     min_channels: int = 1
+    provider: Sequence[str] = ()
 
     def check(self) -> None:
         """Raises `UsageError` for what can be told before any work."""
@@ -97,6 +99,7 @@ def open_study(given: Given, resume: Path | None, progress: Progress) -> Opened:
         width=given.width,
         mask=given.data.mask,
         memory=int(given.memory_budget * (1 << 30)),
+        providers=given.provider,
         resume=resume,
         shapes=given.data.shapes or None,
         seed=given.data.seed,

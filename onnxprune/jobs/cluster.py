@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import socket
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -239,7 +240,7 @@ class Ray:
         address: of the cluster; `auto` for the one of this machine.
 
     Raises:
-        UsageError: `ray` is not installed, or nobody answers.
+        UsageError: `ray` is not installed, nobody answers, or workers have another onnxprune.
     """
 
     def __init__(self, address: str) -> None:
@@ -249,13 +250,18 @@ class Ray:
             raise UsageError("the ray backend needs ray, which is not installed: pip install ray") from None
         self.ray = ray
         try:
+            _check_listens(os.environ.get("RAY_ADDRESS", "") if address == "auto" else address)
             ray.init(address=address, log_to_driver=False, logging_level="ERROR")
-        except (ConnectionError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError) as error:
             raise UsageError(f"no Ray cluster answers at {address} ({first(error)}); start one with `ray start`") from None
         self._shared: tuple[Any, Any] | None = None
         pinned = {"env_vars": dict.fromkeys(THREADS, "1")}
         self.task = ray.remote(perform).options(num_cpus=1, max_retries=3, runtime_env=pinned)
-        _check_versions([ray.get(ray.remote(version).remote())])
+        try:
+            _check_versions([self._version()])
+        except UsageError:
+            ray.shutdown()
+            raise
 
     @property
     def workers(self) -> int:
@@ -282,6 +288,20 @@ class Ray:
     def close(self) -> None:
         """Leaves the cluster as it was."""
         self.ray.shutdown()
+
+    def _version(self) -> str:
+        try:
+            return str(self.ray.get(self.ray.remote(version).remote()))
+        except self.ray.exceptions.RayTaskError as error:
+            last = (str(error).strip().splitlines() or ["it can't say why"])[-1]  # above it is what Ray called on the way
+            raise UsageError(f"a Ray worker can't import onnxprune ({last}); install it there too") from None
+
+
+def _check_listens(address: str) -> None:
+    """Raises `OSError` where nobody listens at `host:port`: Ray itself would go on trying for many minutes."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdecimal() and "//" not in host:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_SECONDS).close()
 
 
 def open_cluster(backend: str = "processes", *, workers: int | None = None, address: str | None = None) -> Cluster:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnxprune.budget.axes import Axes
 from onnxprune.budget.costs import Levels, Widths
 from onnxprune.groups.classes import Mask
-from onnxprune.latency.figures import LatencyFigures
+from onnxprune.latency.figures import LatencyFigures, TableFigures
 from onnxprune.latency.measure import Comparison
 from onnxprune.latency.table import Table
 from onnxprune.latency.timing import Timing
@@ -78,6 +78,25 @@ class Latency:
         """From now on models are measured beside the source of another table."""
         self.comparison, self.dense = other.comparison, other.dense
 
+    def of_source(self) -> TableFigures:
+        """What stands behind the table, and how well it foretells the whole model."""
+        table, runtime = self.of_table, self.comparison.runtime
+        return TableFigures(
+            dense_ms=self.dense,
+            samples=table.check.samples,
+            median_error=table.check.error,
+            worst_error=table.check.worst,
+            pieces=table.check.pieces,
+            timed=len(set(table.kinds)),
+            untimed=table.untimed,
+            measured_now=table.measured,
+            cache=table.cache,
+            steps=dict(table.steps),
+            provider=short(runtime.providers.chosen[0][0]),
+            threads=runtime.threads,
+            batch=self._timing.batch,
+        )
+
     def figures(self, widths: Widths, measured: float) -> LatencyFigures:
         """What the table says about a result, and what was measured.
 
@@ -85,23 +104,7 @@ class Latency:
             widths: of the result.
             measured: what `measure` said about it.
         """
-        table, runtime = self.of_table, self.comparison.runtime
         modelled = self.total(widths)
         return LatencyFigures(
-            self.dense,
-            modelled,
-            measured,
-            modelled / measured - 1,
-            table.check.samples,
-            table.check.error,
-            table.check.worst,
-            table.check.pieces,
-            len(set(table.kinds)),
-            table.untimed,
-            table.measured,
-            table.cache,
-            dict(table.steps),
-            short(runtime.providers.chosen[0][0]),
-            runtime.threads,
-            self._timing.batch,
+            **vars(self.of_source()), modelled_ms=modelled, measured_ms=measured, error=modelled / measured - 1
         )

@@ -10,14 +10,11 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class LatencyFigures:
-    """The table of latencies, and what it said about the result.
+class TableFigures:
+    """The table of latencies, and how far it is to be trusted.
 
     Attributes:
         dense_ms: of the source, as the table was measured.
-        modelled_ms: of the result, by the table.
-        measured_ms: of the result, in processes of its own; in ms of `dense_ms`.
-        error: modelled by measured, less 1.
         samples: widths at which the whole model was timed.
         median_error: relative error of what the table says about such a sample when it is left out.
         worst_error: the largest.
@@ -27,15 +24,12 @@ class LatencyFigures:
         measured_now: samples that were not in the cache.
         cache: file of measured times; empty where they could not be kept.
         steps: units between the widths that pay, by group id.
-        provider: that both models ran on.
+        provider: that models ran on.
         threads: of one operator; 0 is ONNX Runtime's choice.
         batch: samples of a run.
     """
 
     dense_ms: float
-    modelled_ms: float
-    measured_ms: float
-    error: float
     samples: int
     median_error: float
     worst_error: float
@@ -50,21 +44,62 @@ class LatencyFigures:
     batch: int
 
 
+@dataclass(frozen=True)
+class LatencyFigures(TableFigures):
+    """The same, and what it said about a result.
+
+    Attributes:
+        modelled_ms: of the result, by the table.
+        measured_ms: of the result, in processes of its own; in ms of `dense_ms`.
+        error: modelled by measured, less 1.
+    """
+
+    modelled_ms: float
+    measured_ms: float
+    error: float
+
+
 def latency_notes(found: LatencyFigures) -> list[Note]:
     """What the table said about the result, and how far it is to be trusted."""
-    from onnxprune.report.tables import Note, plural
+    from onnxprune.report.tables import Note
+
+    model = f"{found.modelled_ms:.4g} ms by the table ({found.error:+.1%}); {_foretells(found)}"
+    timed = f"{_timed(found)}; result beside source in fresh processes; {_where(found)}"
+    return [Note("modelled", model), Note("timed", timed), *_untimed(found)]
+
+
+def table_notes(found: TableFigures) -> list[Note]:
+    """What stands behind figures that are all by the table."""
+    from onnxprune.report.tables import Note
+
+    text = f"{found.dense_ms:.4g} ms of the source, measured; all else is by a table of pieces; {_foretells(found)}"
+    return [Note("latency", text), Note("timed", f"{_timed(found)}; {_where(found)}"), *_untimed(found)]
+
+
+def _foretells(found: TableFigures) -> str:
+    return (
+        f"it foretells the whole model within {found.median_error:.1%} (median) and {found.worst_error:.1%} "
+        f"(worst of {found.samples} widths)"
+    )
+
+
+def _timed(found: TableFigures) -> str:
+    from onnxprune.report.tables import plural
+
+    where = f"{plural(found.measured_now, 'sample')} now" if found.measured_now else "read from the cache"
+    return f"{plural(found.timed, 'distinct piece')} of the model, {where}"
+
+
+def _where(found: TableFigures) -> str:
+    from onnxprune.report.tables import plural
 
     threads = plural(found.threads, "thread") if found.threads else "as many threads as ONNX Runtime takes"
-    model = (
-        f"{found.modelled_ms:.4g} ms by the table ({found.error:+.1%}); it foretells the whole model within "
-        f"{found.median_error:.1%} (median) and {found.worst_error:.1%} (worst of {found.samples} widths)"
-    )
-    where = f"{plural(found.measured_now, 'sample')} now" if found.measured_now else "read from the cache"
-    timed = (
-        f"{plural(found.timed, 'distinct piece')} of the model, {where}; result beside source in fresh processes; "
-        f"{found.provider}, {threads}, batch {found.batch}"
-    )
-    notes = [Note("modelled", model), Note("timed", timed)]
-    if found.untimed:
-        notes.append(Note("", f"{plural(found.untimed, 'piece')} can't be timed alone: widths are chosen without them"))
-    return notes
+    return f"{found.provider}, {threads}, batch {found.batch}"
+
+
+def _untimed(found: TableFigures) -> list[Note]:
+    from onnxprune.report.tables import Note, plural
+
+    if not found.untimed:
+        return []
+    return [Note("", f"{plural(found.untimed, 'piece')} can't be timed alone: widths are chosen without them")]

@@ -2,7 +2,7 @@
 
 The prediction is the OBS curve of the group times the sensitivity of the output; see `onnxprune.budget.curves`. Measured are
 the outputs of the model without these units, as it is and with readers that make up for them (`onnxprune.search.stitched`),
-all other groups whole.
+all other groups whole. Latencies come from the table that targets are chosen by; see `onnxprune.search.pays`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from onnxprune.io.journal import digest
 from onnxprune.jobs.cluster import Cluster
 from onnxprune.jobs.log import Log
 from onnxprune.jobs.run import Job, run_jobs
+from onnxprune.latency.figures import TableFigures
 from onnxprune.metrics.data import EvalData
 from onnxprune.report.evaluate import Tally
 from onnxprune.search.shared import Bench, Shared, bench
@@ -46,6 +47,8 @@ class Point:
         error: the same measured, weights as they are; None where it was not asked for.
         repaired: the same, where readers make up for it.
         metric: figure of the repaired model on the evaluation data.
+        latency: of the whole model in ms, by the table; None where nothing was timed.
+        latency_share: that by what the table says of the source; above 1 where the width suits the kernels badly.
     """
 
     ratio: float
@@ -57,6 +60,23 @@ class Point:
     error: float | None = None
     repaired: float | None = None
     metric: float | None = None
+    latency: float | None = None
+    latency_share: float | None = None
+
+
+@dataclass(frozen=True)
+class Worth:
+    """A width of a group at which more time is saved than at any width with less error, all other groups whole.
+
+    Attributes:
+        removed: units that go; 0 where no width saves time within an error.
+        predicted: relative error of the outputs there.
+        saved: share of the source's time, by the table.
+    """
+
+    removed: int
+    predicted: float
+    saved: float
 
 
 @dataclass
@@ -73,6 +93,9 @@ class GroupCurve:
             gone; None where no linear node reads it.
         points: by ascending ratio.
         failed: why it could not be measured.
+        worth: where most time is saved within `Sensitivity.worth_error`; None where nothing was timed, or no error is
+            predicted.
+        paying: widths that are worth their error, a few of them where there are many; more and more units go.
     """
 
     id: str
@@ -83,6 +106,8 @@ class GroupCurve:
     sensitivity: float | None
     points: list[Point] = field(default_factory=list)
     failed: str = ""
+    worth: Worth | None = None
+    paying: list[Worth] = field(default_factory=list)
 
 
 @dataclass
@@ -99,6 +124,9 @@ class Sensitivity:
         groups: in graph order.
         metric: name, title, unit, direction and figure of the source; None where nothing was scored.
         sparsity: what zeros in weights would cost; None where no pattern was given.
+        latency: of the source in ms, by the table; None where nothing was timed.
+        latency_table: what stands behind all latencies, and how well they foretell the whole model.
+        worth_error: relative error of the outputs at which groups are compared; see `GroupCurve.worth`.
     """
 
     sha256: str
@@ -110,6 +138,9 @@ class Sensitivity:
     groups: list[GroupCurve]
     metric: dict[str, Any] | None = None
     sparsity: ModelSparsity | None = None
+    latency: float | None = None
+    latency_table: TableFigures | None = None
+    worth_error: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data by the schema."""

@@ -18,6 +18,10 @@ from onnxprune.budget.targets import Target
 from onnxprune.errors import NothingToPruneError, UsageError
 from onnxprune.io.journal import digest
 from onnxprune.io.structure import sha256_model
+from onnxprune.jobs.machine import alone
+from onnxprune.latency.build import latency_cost
+from onnxprune.latency.cost import Latency
+from onnxprune.latency.timing import Timing
 from onnxprune.metrics.data import EvalData
 from onnxprune.pipeline.attempt import nothing
 from onnxprune.pipeline.budget import Budget
@@ -83,6 +87,25 @@ class Study(Pruning):
             UsageError: there is no such cost.
         """
         return self.setting.cost(quantity)
+
+    def latency(self, timing: Timing, progress: Progress) -> Latency:
+        """Latency by widths, measured where it was not before, while no evaluation runs on this machine.
+
+        Raises:
+            ModelError: ONNX Runtime can't run the model.
+            UsageError: a provider is absent, or the model fixes another batch.
+        """
+        with alone():
+            return latency_cost(
+                self.prepared,
+                self.groups,
+                self.choices,
+                self.setting.axes,
+                timing,
+                providers=self.request.providers,
+                shapes=self.request.shapes,
+                progress=progress,
+            )
 
     def loss(self, widths: Widths) -> float:
         """Sum of the losses of all groups."""

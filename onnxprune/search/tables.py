@@ -7,8 +7,10 @@ from collections.abc import Callable, Sequence
 from rich import box
 from rich.table import Table
 
+from onnxprune.latency.figures import table_notes
 from onnxprune.report.tables import Note, plural, si
 from onnxprune.search.front import Card, Front
+from onnxprune.search.pays import by_worth
 from onnxprune.search.sensitivity import GroupCurve, Point, Sensitivity
 
 _SHOWN = (0.25, 0.5, 0.75)
@@ -34,6 +36,32 @@ def sensitivity_table(found: Sensitivity, kind: str, *, verbose: bool = False) -
         cells = [_cell(curve, curve.points[k], kind, found) for k in places]
         table.add_row(curve.id, curve.kind, str(curve.units), _saved(curve, found), *cells)
     return table
+
+
+def latency_table(found: Sensitivity, *, verbose: bool = False) -> Table:
+    """One row for each group, those that are worth most first: what it is worth, and the time by the share that goes."""
+    places = _places(found.ratios, verbose=verbose)
+    steps = {} if found.latency_table is None else found.latency_table.steps
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("group")
+    table.add_column("kind")
+    for title in ("units", "step", "goes", "time"):
+        table.add_column(title, justify="right")
+    for k in places:
+        table.add_column(f"{found.ratios[k]:.0%}", justify="right")
+    for curve in by_worth(found):
+        own = ["?", "?"]
+        if curve.worth is not None:
+            own = [str(curve.worth.removed), f"{-curve.worth.saved:+.1%}" if curve.worth.removed else ""]
+        shares = [curve.points[k].latency_share for k in places]
+        cells = ["?" if share is None else f"{share - 1:+.1%}" for share in shares]
+        table.add_row(curve.id, curve.kind, str(curve.units), str(steps.get(curve.id, "?")), *own, *cells)
+    return table
+
+
+def worth_text(error: float) -> str:
+    """An error that groups are compared at, such as `5 %` or `0.02 %`."""
+    return f"{error * 100:.3g} %"
 
 
 def _places(ratios: Sequence[float], *, verbose: bool) -> list[int]:
@@ -63,6 +91,11 @@ def sensitivity_notes(found: Sensitivity, *, measured: bool) -> list[Note]:
     if measured:
         text = "outputs of the model without these units, all other groups whole; readers make up for what went"
         notes.append(Note("measured", text))
+    if found.latency_table is not None:
+        notes += table_notes(found.latency_table)
+        if found.worth_error is not None:
+            text = f"units that may go at {worth_text(found.worth_error)} of predicted error, where most time is saved"
+            notes.append(Note("goes, time", f"{text}, all others whole; widths that kernels like are multiples of `step`"))
     unknown = [c.id for c in found.groups if all(p.predicted is None for p in c.points)]
     if unknown:
         text = f"no linear node reads {plural(len(unknown), 'group')}: {', '.join(unknown[:8])}"

@@ -152,9 +152,32 @@ def test_sensitivity(invoke, net, tmp_path):
     assert (tmp_path / "work" / "sensitivity.jsonl").read_bytes().count(b"\n") == len(document["groups"])
 
 
+def test_sensitivity_with_times(invoke, net, tmp_path):
+    call = ["sensitivity", net, "--data", tmp_path / "data.npz", "--latency", "--threads", 1, "--latency-cache", tmp_path]
+    plain = invoke(*call, "--plot", tmp_path / "curves.svg", "-o", tmp_path / "curves.json")
+    assert plain.code == 0 and "time of the model, by the share that goes" in plain.out and "1 thread, batch 1" in plain.out
+    assert "foretells the whole model within" in " ".join(plain.out.split())
+    document = json.loads((tmp_path / "curves.json").read_text())
+    jsonschema.validate(document, sensitivity.schema())
+    assert document["latency"] > 0 and document["latency_table"]["cache"].startswith(str(tmp_path))
+    assert all(p["latency"] > 0 for g in document["groups"] for p in g["points"])
+    again = json.loads(invoke(*call, "--json").out)
+    assert again["latency_table"]["measured_now"] == 0 and again["groups"] == document["groups"]
+    batch = json.loads(invoke(*call, "--batch", 4, "--provider", "cpu", "--only", "w1", "--json").out)
+    assert batch["latency_table"]["batch"] == 4 and batch["latency_table"]["measured_now"] and len(batch["groups"]) == 1
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
-    [(["--ratio", "1.0"], "not between 0 and 1"), (["--workers", "2"], "--measure"), (["--labels", "l.npy"], "--eval")],
+    [
+        (["--ratio", "1.0"], "not between 0 and 1"),
+        (["--workers", "2"], "--measure"),
+        (["--labels", "l.npy"], "--eval"),
+        (["--threads", "2"], "give --latency"),
+        (["--batch", "4"], "give --latency"),
+        (["--latency-cache", "cache"], "give --latency"),
+        (["--latency", "--provider", "none"], "none"),
+    ],
 )
 def test_wrong_calls_of_sensitivity(invoke, net, more, message):
     found = invoke("sensitivity", net, *more)

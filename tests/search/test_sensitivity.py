@@ -1,14 +1,18 @@
 import json
+from dataclasses import replace
 
 import jsonschema
+import numpy as np
 import pytest
 
 from onnxprune.errors import UsageError
 from onnxprune.jobs.cluster import Inline
 from onnxprune.jobs.log import Log
+from onnxprune.latency.timing import Timing
 from onnxprune.metrics.data import load_data
 from onnxprune.search.figures import sensitivity_plot
-from onnxprune.search.sensitivity import check_ratios, count, measure, predicted, schema
+from onnxprune.search.pays import add_latency, by_worth, common_error, paying
+from onnxprune.search.sensitivity import Worth, check_ratios, count, measure, predicted, schema
 
 
 def test_predictions_grow_with_the_ratio_and_follow_the_schema(study):
@@ -60,3 +64,69 @@ def test_ratios():
     for wrong in (0.0, 1.0, -0.2):
         with pytest.raises(UsageError, match="not between 0 and 1"):
             check_ratios([wrong])
+
+
+# ---- time ----
+
+
+@pytest.fixture(scope="module")
+def timed(study, tmp_path_factory):
+    """The analysis with latencies, and their table."""
+    cache = tmp_path_factory.mktemp("cache")
+    found = predicted(study)
+    latency = study.latency(Timing(threads=1, cache=cache), lambda stage, done: None)
+    add_latency(study, found, latency)
+    return found, latency, cache
+
+
+def test_latencies_are_those_of_the_table_and_follow_the_schema(study, timed):
+    found, latency, cache = timed
+    assert found.latency == latency.total({}) == pytest.approx(found.latency_table.dense_ms, rel=0.3)
+    assert found.latency_table.measured_now and found.latency_table.threads == 1
+    for curve in found.groups:
+        for point in curve.points:
+            assert point.latency == latency.total({curve.id: curve.units - point.removed})
+            assert point.latency_share == pytest.approx(point.latency / found.latency)
+    jsonschema.validate(json.loads(json.dumps(found.to_dict())), schema())
+    again = predicted(study)
+    add_latency(study, again, study.latency(Timing(threads=1, cache=cache), lambda stage, done: None))
+    assert again.latency_table.measured_now == 0
+    assert [c.points for c in again.groups] == [c.points for c in found.groups]
+
+
+def test_what_a_group_is_worth_is_what_it_saves_within_the_common_error(timed):
+    found, latency, _ = timed
+    for curve in found.groups:
+        saved = [w.saved for w in curve.paying]
+        assert saved == sorted(saved) and [w.predicted for w in curve.paying] == sorted(w.predicted for w in curve.paying)
+        assert curve.worth.predicted <= found.worth_error
+        for width in curve.paying:
+            share = latency.total({curve.id: curve.units - width.removed}) / found.latency
+            assert width.saved == pytest.approx(1 - share)
+            step = found.latency_table.steps[curve.id]
+            assert (curve.units - width.removed) % step == 0 or curve.units - width.removed == 1
+    ranked = [c.worth.saved for c in by_worth(found)]
+    assert ranked == sorted(ranked, reverse=True)
+
+
+def test_widths_that_pay_are_not_beaten_at_less_error():
+    gone, errors = np.array([0, 2, 4, 6, 7]), np.array([0.0, 0.1, 0.2, 0.3, 0.4])
+    saved = np.array([0.0, -0.1, 0.3, 0.2, 0.5])
+    assert paying(gone, errors, saved) == [Worth(4, 0.2, 0.3), Worth(7, 0.4, 0.5)]
+    assert paying(gone, errors, -saved) == [Worth(2, 0.1, 0.1)]
+    assert paying(gone, np.zeros(5), np.zeros(5)) == []
+
+
+def test_groups_are_compared_at_a_round_error_in_the_middle_of_what_can_be_saved():
+    errors = {"free": np.array([0, 0, 0]), "cheap": np.array([0, 0.04, 0.1]), "dear": np.array([0, 0.5, 0.9])}
+    saved = {"free": np.array([0, 0.9, 0.95]), "cheap": np.array([0, 0.2, 0.3]), "dear": np.array([0, 0.1, 0.2])}
+    assert common_error(errors, saved) == pytest.approx(0.05)
+    assert common_error(errors, {**saved, "dear": np.array([0, 0.3, 0.4])}) == pytest.approx(0.5)
+    assert common_error({"free": errors["free"]}, {"free": saved["free"]}) is None
+
+
+def test_the_picture_of_times_is_the_same_bytes_again(timed):
+    picture = sensitivity_plot(timed[0], "small", "svg")
+    assert picture == sensitivity_plot(timed[0], "small", "svg")
+    assert len(picture) > len(sensitivity_plot(replace(timed[0], latency=None), "small", "svg"))
+    assert sensitivity_plot(timed[0], "small", "png").startswith(b"\x89PNG")
