@@ -103,7 +103,7 @@ class PruneRun:
         return result
 
     def measure(self, model: onnx.ModelProto, *, latency: bool) -> None:
-        """Times and scores the files."""
+        """Times, by the threads that a latency target is about, and scores the files."""
         with self.screen.progress() as progress:
             if self.evaluator:
                 progress("evaluating the pruned model", 0.0)
@@ -118,7 +118,7 @@ class PruneRun:
 
         names = {"before": self.source, "after": self.output}
         try:
-            times = latency(names, made_up(model, 1, self.data.shapes))
+            times = latency(names, made_up(model, 1, self.data.shapes), threads=self.request.timing.threads)
         except ModelError as error:  # the pruned model is there and proven: a missing figure must not take it away
             self.untimed = str(error)
             return None
@@ -158,7 +158,9 @@ class PruneRun:
             notes.append(Note("not timed", self.untimed, "bold yellow"))
         if self.times:
             rounds = plural(len(self.times[0].rounds), "round")
-            text = f"median of {rounds}, models in turn, one sample, ONNX Runtime on this CPU; `onnxprune bench` tells more"
+            threads = self.request.timing.threads
+            where = f"ONNX Runtime on this CPU{', ' + plural(threads, 'thread') if threads else ''}"
+            text = f"median of {rounds}, models in turn, one sample, {where}; `onnxprune bench` tells more"
             notes.append(Note("latency", text))
             notes += speed_notes(report, self.times, self.request.round_to or 1)
         if (simplified := report.simplified) is not None:

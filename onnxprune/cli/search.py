@@ -34,7 +34,9 @@ def search(
     target: Annotated[
         str,
         typer.Option(
-            metavar="QUANTITY", help="What models are spread over: macs, params, size, memory.", rich_help_panel=_CHOICE
+            metavar="QUANTITY",
+            help="What models differ in: macs, params, size, memory, latency.",
+            rich_help_panel=_CHOICE,
         ),
     ] = "macs",
     least: Annotated[
@@ -69,7 +71,14 @@ def search(
     labels: options.Labels = None,
     shape: options.Shape = None,
     seed: Annotated[int, typer.Option(metavar="N", min=0, help="Seed of all that is random.", rich_help_panel=_CHOICE)] = 0,
-    latency: Annotated[bool, typer.Option("--latency/--no-latency", help="Time the models.", rich_help_panel=_DATA)] = True,
+    latency: Annotated[
+        bool, typer.Option("--latency/--no-latency", help="Time the models.", rich_help_panel=options.LATENCY)
+    ] = True,
+    threads: Annotated[
+        int,
+        typer.Option(metavar="N", min=0, help="Threads of a model; 0: as ORT chooses.", rich_help_panel=options.LATENCY),
+    ] = 0,
+    latency_cache: options.LatencyCache = None,
     memory_budget: options.MemoryBudget = 2.0,
     workers: options.Workers = None,
     backend: options.Backend = "processes",
@@ -84,13 +93,20 @@ def search(
     json: Annotated[bool, typer.Option("--json", help="Print the index instead of tables.", rich_help_panel=_FILES)] = False,
 ) -> None:
     """Make a family of pruned models of falling size."""
+    from onnxprune.latency.timing import Timing
+
     screen, start = cast(Screen, context.obj), time.monotonic()
     samples_given = Data(data, samples, preprocess, mask, values.shapes(shape or []), seed, evaluation, metric, labels)
     given = study.Given(
-        source, samples_given, attention, width, ignore or [], only or [], memory_budget, round_to, min_channels
-    )
+        source, samples_given, attention, width, ignore or [], only or [], memory_budget, round_to, min_channels,
+        timing=Timing(threads, cache=latency_cache),
+    )  # fmt: skip
     given.check()
     quantity = _quantity(target)
+    if latency_cache and quantity != "latency":
+        raise UsageError("--latency-cache is about times by widths: give --target latency")
+    if threads and not latency and quantity != "latency":
+        raise UsageError("--threads is about times, and none are taken: leave out --no-latency")
     if quantity == "latency" and round_to is None:  # the table of latencies says what pays
         given = replace(given, round_to=1)
     values.check_outputs([source, *samples_given.files], [plot])
@@ -178,7 +194,8 @@ def _searched(
     try:
         from onnxprune.bench.inputs import made_up
 
-        return timed(front, given.source, folder, made_up(opened.model, 1, given.data.shapes)), ""
+        threads = given.timing.threads if given.timing else 0
+        return timed(front, given.source, folder, made_up(opened.model, 1, given.data.shapes), threads=threads), ""
     except ModelError as error:
         return front, str(error)
 
@@ -202,6 +219,7 @@ def _details(given: study.Given, opened: study.Opened, family: Any, candidates: 
         },
         "candidates": candidates,
         "seed": given.data.seed,
+        "threads": given.timing.threads if given.timing else 0,
         "resumed": family.repeated,
     }
 

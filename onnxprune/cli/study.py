@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from onnxprune.calibrate.batch import Samples
     from onnxprune.jobs.cluster import Cluster
+    from onnxprune.latency.timing import Timing
     from onnxprune.metrics.data import EvalData
     from onnxprune.pipeline.stages import Progress
     from onnxprune.report.evaluation import Evaluator
@@ -31,6 +32,7 @@ class Given:
         source: file of the model.
         memory_budget: in GB.
         provider: execution providers of samples and times.
+        timing: how models are timed; None for the usual.
     """
 
     source: Path
@@ -43,6 +45,7 @@ class Given:
     round_to: int | None = 1
     min_channels: int = 1
     provider: Sequence[str] = ()
+    timing: Timing | None = None
 
     def check(self) -> None:
         """Raises `UsageError` for what can be told before any work."""
@@ -81,6 +84,7 @@ def open_study(given: Given, resume: Path | None, progress: Progress) -> Opened:
         OnnxPruneError: see `onnxprune.search.study.Study`.
     """
     from onnxprune.io.load import load_model
+    from onnxprune.latency.timing import Timing
     from onnxprune.pipeline.stages import part
     from onnxprune.search.study import Study, study_request
 
@@ -102,6 +106,7 @@ def open_study(given: Given, resume: Path | None, progress: Progress) -> Opened:
         providers=given.provider,
         resume=resume,
         shapes=given.data.shapes or None,
+        timing=given.timing or Timing(),
         seed=given.data.seed,
     )
     return Opened(model, Study(model, request, part(progress, (0.0, 1.0))), evaluator)

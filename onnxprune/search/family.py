@@ -84,7 +84,8 @@ def goals(study: Study, quantity: Quantity, points: int, least: float) -> list[G
     """
     found: list[Goal] = []
     wanted = shares(points, least)
-    study.spend(Target(quantity, wanted[-1], True))  # the smallest first: if it can't be had, nothing was done in vain
+    with alone() if quantity == "latency" else contextlib.nullcontext():  # it is measured
+        study.spend(Target(quantity, wanted[-1], True))  # the smallest first: if it can't be had, nothing was done in vain
     for share in wanted:
         target = Target(quantity, share, True)
         widths, budget = study.spend(target)

@@ -155,7 +155,7 @@ class Study(Pruning):
             workers: which have the memory budget in common.
         """
         request = replace(self.request, data=self.held, resume=None, memory=self.request.memory // max(workers, 1))
-        plain = {n: repr(v) for n, v in vars(request).items() if n not in ("data", "memory")}
+        plain = {n: repr(v) for n, v in vars(request).items() if n not in ("data", "memory", "timing")}
         held = None
         if evaluation is not None:
             held = replace(evaluation, samples=in_arrays(evaluation.samples), metric=None)
@@ -195,6 +195,7 @@ def study_request(
     providers: Sequence[str] = (),
     resume: str | os.PathLike[str] | None = None,
     shapes: dict[str, tuple[int, ...]] | None = None,
+    timing: Timing = Timing(),  # noqa: B008 - frozen
     seed: int = 0,
 ) -> Request:
     """The request of a study; options are those of `onnxprune.prune`.
@@ -226,6 +227,7 @@ def study_request(
         providers=tuple(providers),
         resume=resume,
         shapes=shapes,
+        timing=timing,
         check=True,
         seed=seed,
     )

@@ -165,7 +165,9 @@ def front_notes(front: Front, untimed: str) -> list[Note]:
     if untimed:
         notes.append(Note("not timed", untimed, "bold yellow"))
     elif front.dense.figures.get("latency") is not None:
-        notes.append(Note("latency", "median, all models in turn, one sample, ONNX Runtime on this CPU"))
+        threads = front.details.get("threads", 0)
+        where = f"ONNX Runtime on this CPU{', ' + plural(threads, 'thread') if threads else ''}"
+        notes.append(Note("latency", f"median, all models in turn, one sample, {where}"))
     proofs = [c.details["verification"] for c in front.cards if not c.failed]
     proven = [v for v in proofs if v is not None]
     if proven:

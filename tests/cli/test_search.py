@@ -75,6 +75,18 @@ def test_without_labels_the_error_of_the_outputs_is_what_counts(invoke, net, tmp
     assert worths[0] == 0 and min(worths[1:]) > 0 and not index["worth"]["higher_is_better"]
 
 
+def test_a_family_of_falling_latency(invoke, net, tmp_path):
+    told = ["--target", "latency", "--least", 0.8, "--points", 1, "--threads", 1, "--latency-cache", tmp_path, "--latency"]
+    found = invoke(*options(net, tmp_path / "family", *told))
+    assert found.code == 0 and "1 thread" in found.out
+    index = json.loads((tmp_path / "family" / "index.json").read_text())
+    jsonschema.validate(index, front.schema("front"))
+    assert (index["target"], index["threads"]) == ("latency", 1)
+    dense, smaller = index["models"]
+    assert smaller["share"] == pytest.approx(0.8) and 0 < smaller["figures"]["macs"] < dense["figures"]["macs"]
+    assert any(tmp_path.glob("*.jsonl")), "times are kept"
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
 def test_a_killed_search_goes_on_to_the_same_models(invoke, start, net, tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
@@ -122,6 +134,8 @@ def test_ctrl_c_ends_the_workers_too(start, tmp_path):
         (["--metric", "top5"], "--eval"),
         (["--attention", "all"], "--attention all"),
         (["--plot", "front.pdf"], "a plot is one of"),
+        (["--threads", "1"], "leave out --no-latency"),
+        (["--latency-cache", "cache"], "give --target latency"),
     ],
 )
 def test_wrong_calls_are_told_before_anything_is_done(invoke, net, tmp_path, more, message):
