@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import onnx
 
@@ -18,6 +19,9 @@ from onnxprune.errors import BudgetError
 from onnxprune.groups.classes import Mask
 from onnxprune.select.allocate import Choice, Options, ranked
 from onnxprune.select.context import Scores
+
+if TYPE_CHECKING:
+    from onnxprune.pipeline.attempt import Attempt
 
 ROUNDS = 3
 
@@ -51,7 +55,8 @@ class Budget:
     _held: set[str] = field(default_factory=set)
 
     _refused: str = ""  # why the narrowest widths, which are measured now, are too much by what costs are expected
-    _expected: dict[str, float] = field(default_factory=dict)  # of them, by quantity
+    _expected: dict[str, float] = field(default_factory=dict)  # of what was chosen last, by quantities that are measured
+    _kept: tuple[Attempt, dict[str, Reached]] | None = None  # the result within the targets that is nearest to them
 
     def choose(self, *, doubted: bool = False) -> list[Choice]:
         """What goes.
@@ -67,18 +72,18 @@ class Budget:
         options = replace(self.options, steps=self.setting.steps([t.quantity for t in self.targets]))
         groups = self.setting.groups
         choices = [c for c in ranked(groups, self.options, self.scores) if c.group.id not in self._held]
+        measured = [t.quantity for t in self.targets if self.setting.cost(t.quantity).tolerance]
         try:
             found = choose_within(groups, choices, options, self.scores, self.limits())
         except BudgetError as error:
             found = narrowest(groups, choices, options)
-            measured = [t.quantity for t in self.targets if self.setting.cost(t.quantity).tolerance]
             if doubted and measured and not self._tried:
                 self._refused = str(error)
-                self._expected = {q: self.setting.cost(q).total(widths_of(found)) for q in measured}
             elif not self.closest:
                 raise
             else:
                 self.unmet = str(error)
+        self._expected = {q: self.setting.cost(q).total(widths_of(found)) for q in measured}
         return [c for c in found if c.count]
 
     def limits(self, gone: Collection[str] = ()) -> list[Limit]:
@@ -135,18 +140,32 @@ class Budget:
             ModelError: it can't be measured.
         """
         targets = [t for t in self.targets if not counted or not self.setting.cost(t.quantity).tolerance]
-        self.found |= {r.quantity: r for r in self.reached(model, alive, targets)}
+        rows = self.reached(model, alive, targets)
+        self.found |= {r.quantity: r for r in rows}
         if self._refused and not counted:
             self._settle()
         if self.unmet or self.rounds >= ROUNDS:
             return False
-        found = [r for r in self.found.values() if not self._near(r)]
-        limits = {t.quantity: self._limit(t) for t in self.targets} | self._expected
+        asked: dict[str, float] = {t.quantity: self._limit(t) for t in self.targets}
+        found = [r for r in rows if not self._near(r)]
         for r in found:
-            self._tried.setdefault(r.quantity, []).append((limits[r.quantity], r.after))
-        self._expected = {}
+            self._tried.setdefault(r.quantity, []).append((self._expected.get(r.quantity, asked[r.quantity]), r.after))
         self._held |= set(put_back)
-        return bool(found)
+        following: dict[str, float] = {t.quantity: self._limit(t) for t in self.targets}
+        return any(not r.met or following[r.quantity] > asked[r.quantity] for r in found)
+
+    def best(self, attempt: Attempt) -> Attempt:
+        """The attempt that was measured last, or one before it that is within the targets, where the last one is not.
+
+        Of several that are, the one that is nearest to them.
+        """
+        if all(r.met for r in self.found.values()):
+            known = self._kept
+            if known is None or _share(known[1]) < _share(self.found):
+                self._kept = attempt, dict(self.found)
+        elif self._kept is not None and self.rounds >= ROUNDS:
+            attempt, self.found = self._kept
+        return attempt
 
     def _settle(self) -> None:
         """Whether the narrowest widths are too much in truth.
@@ -200,6 +219,11 @@ class Budget:
         """The same with further targets, from the beginning, and no result where they can't be met."""
         kept = [t for t in self.targets if all(t.quantity != new.quantity for new in targets)]
         return Budget(self.setting, self.options, self.scores, [*kept, *targets], dense=self.dense)
+
+
+def _share(found: Mapping[str, Reached]) -> float:
+    """What was reached as a share of the targets."""
+    return max((r.after / r.limit for r in found.values()), default=0.0)
 
 
 def _on_line(one: tuple[float, float], other: tuple[float, float], wanted: float) -> float | None:

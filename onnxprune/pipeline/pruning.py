@@ -158,7 +158,9 @@ class Pruning:
         while True:
             found = self._removed(self.chosen(budget))
             found.budget = budget
-            if budget.off(found.repair.model, found.alive, [p.group for p in self.checker.put_back]):
+            again = budget.off(found.repair.model, found.alive, [p.group for p in self.checker.put_back])
+            found = budget.best(found)
+            if again:
                 continue
             self._repaired(found)
             if not budget.off(found.repair.model, found.alive, counted=True):

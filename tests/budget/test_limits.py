@@ -81,3 +81,26 @@ def test_what_is_expected_of_the_narrowest_widths_is_measured_before_a_target_is
         refused(0.7).off(None, None)
     kept = refused(0.7, closest=True)
     assert not kept.off(None, None) and kept.unmet.startswith("out of reach")
+
+
+def test_a_result_within_the_target_is_kept_where_later_ones_are_not():
+    setting = Measured(0.0)
+    budget = Budget(setting, None, None, [parse_target("latency=0.6")], dense={"latency": 1.0})
+    found = []
+    for share, expected in ((0.3, 0.5), (0.7, 0.8), (0.65, 0.75)):
+        setting.share, budget.rounds, budget._expected = share, budget.rounds + 1, {"latency": expected}
+        again = budget.off(None, None)
+        found.append(budget.best(share))
+    assert found == [0.3, 0.7, 0.3] and not again
+    budget.judge()
+    assert budget.found["latency"].after == 0.3 and not budget.unmet
+
+
+def test_a_limit_that_stopped_nothing_is_not_raised():
+    """Much less was expected of what lost least than the target allows, and much less came of it."""
+    budget = Budget(Measured(0.42), None, None, [parse_target("latency=0.6")], dense={"latency": 1.0}, rounds=1)
+    budget._expected = {"latency": 0.4}
+    assert not budget.off(None, None)
+    budget = Budget(Measured(0.42), None, None, [parse_target("latency=0.6")], dense={"latency": 1.0}, rounds=1)
+    budget._expected = {"latency": 0.58}
+    assert budget.off(None, None)
