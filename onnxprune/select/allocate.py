@@ -233,12 +233,15 @@ def _vector_of(group: Group) -> int:
 
 
 def rounded(group: Group, count: int, options: Options) -> int:
-    """Fewer units go, so that the kept width is a multiple, or less than a step where nobody asked for one; floors hold."""
+    """Fewer units go, so that the kept width is a multiple; floors hold.
+
+    Less than a step may stay where nobody asked for one, nor was it measured that less does not pay.
+    """
     if not count:
         return 0
     keep = max(group.units - count, floor_of(group, options), 1)
     step = step_of(group, options)
-    below = [n for n in below_step(group, options) if n >= keep]
+    below = [] if group.id in options.steps else [n for n in below_step(group, options) if n >= keep]
     keep = below[0] if below else min(-(-keep // step) * step, group.units)
     return group.units - keep
 
