@@ -23,6 +23,8 @@ FIGURES = {  # what latency is weighed against; MSE is better where it is less
     "mse_ratio": "MSE / that of the source",
 }
 LOWER = {"mse_ratio"}
+NEAR = 0.05  # of the source's latency, within which a point has to lie to be compared
+SAME = 0.01  # the same, for points that are taken for equally fast
 DIGITS = {"cosine": 4}
 
 Record = dict[str, Any]
@@ -34,20 +36,26 @@ class Front:
 
     Attributes:
         contestant: its name.
-        points: latency as a share of the source's, and the figure; ascending, the source last.
+        points: latency as a share of the source's, and the figure; ascending, the source last. Slower ones are left out.
     """
 
     contestant: str
     points: list[tuple[float, float]]
 
     def at(self, latency: float) -> float | None:
-        """The figure at a latency, on the lines between points; None where it is less than that of all points."""
+        """The figure at a latency, on the line between the points on both sides.
+
+        None where no point was measured within `NEAR` of it: what lies between points that are far apart is above the line.
+        """
         xs, ys = np.array(self.points).T
-        return float(np.interp(latency, xs, ys)) if latency >= xs[0] else None
+        near = np.abs(xs[:-1] - latency).min() <= NEAR  # the source says nothing
+        if latency < xs[0]:
+            return float(ys[0]) if near and xs[0] - latency <= SAME else None
+        return float(np.interp(latency, xs, ys)) if near else None
 
 
 def fronts(task: Task, figure: str, results: Record) -> list[Front]:
-    """Of the contestants that were measured at latencies; seeds of one setting are one point, their mean."""
+    """Of the contestants that were measured at latencies with all samples; seeds of one setting are one point, their mean."""
     dense = results["tasks"][task.name]["figures"].get(figure, DENSE.get(figure))
     found = []
     for name in RANKINGS:
@@ -57,11 +65,12 @@ def fronts(task: Task, figure: str, results: Record) -> list[Front]:
                 c
                 for c in results["cases"].values()
                 if (c["task"], c["setting"], c["contestant"], c["status"]) == (task.name, setting.name, name, "ok")
+                and c["samples"] == task.samples
             ]
             if setting.latency and own and all(figure in c["figures"] for c in own):
                 points.append((fmean(c["targets"]["latency"] for c in own), fmean(c["figures"][figure] for c in own)))
-        if points and dense is not None:
-            found.append(Front(name, [*sorted(points), (1.0, dense)]))
+        if any(x < 1 for x, _ in points) and dense is not None:
+            found.append(Front(name, [*sorted(p for p in points if p[0] < 1), (1.0, dense)]))
     return found
 
 
@@ -98,8 +107,8 @@ def markdown(task: Task, results: Record, folder: Path) -> str:
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(plot(task.title, drawn))
     text = (
-        "#### At equal latency\n\nOne thread, latency as a share of the source's; that of others is read off the line between "
-        "their own points, nothing where all of theirs are slower.\n"
+        "#### At equal latency\n\nOne thread, latency as a share of the source's. Others are read off the line between their own "
+        "points, which flatters us a little; nothing where they have no point within 0.05.\n"
     )
     picture = f"![all points of {task.title}]({folder.name}/{path.name})\n"
     return "\n".join([text, *lines, picture])

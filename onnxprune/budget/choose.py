@@ -9,7 +9,7 @@ import numpy as np
 
 from onnxprune.budget.allocation import Limit, OutOfReachError, allocate_within
 from onnxprune.budget.curves import loss_curves
-from onnxprune.budget.levels import levels_of
+from onnxprune.budget.levels import levels_of, paying
 from onnxprune.errors import BudgetError
 from onnxprune.groups.group import Group, Groups
 from onnxprune.select.allocate import Choice, Options, choose, take
@@ -43,9 +43,9 @@ def choose_within(
     return found
 
 
-def narrowest(groups: Groups, choices: Sequence[Choice], options: Options) -> list[Choice]:
-    """As little as the options let stay."""
-    levels = levels_of(choices, options)
+def narrowest(groups: Groups, choices: Sequence[Choice], options: Options, limits: Sequence[Limit]) -> list[Choice]:
+    """As little as the options let stay, of widths that cost less than wider ones."""
+    levels = paying(levels_of(choices, options), limits)
     return take(groups, choices, [c.group.units - int(levels[c.group.id][0]) for c in choices])
 
 
@@ -61,7 +61,7 @@ def _by_knapsack(
         return [] if all(limit.share({}) <= 1 for limit in limits) else None
     losses = loss_curves(choices, scores.curves)
     try:
-        found = allocate_within(losses, levels_of(choices, options), limits)
+        found = allocate_within(losses, paying(levels_of(choices, options), limits), limits)
     except OutOfReachError:
         return None
     return take(groups, choices, [c.group.units - found.widths[c.group.id] for c in choices])
@@ -93,7 +93,7 @@ def _by_ratio(
 
 def why_not(choices: Sequence[Choice], options: Options, limits: Sequence[Limit]) -> str:
     """Which limit can't be met, and what holds it: the groups that keep most at their narrowest, and what no group holds."""
-    levels = levels_of(choices, options)
+    levels = paying(levels_of(choices, options), limits)
     least: Mapping[str, int] = {g: int(own[0]) for g, own in levels.items()}
     worst = max(limits, key=lambda limit: limit.share(least))
     left = worst.cost.total(least)

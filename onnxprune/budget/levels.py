@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxprune.budget.costs import Levels
 from onnxprune.select.allocate import Choice, Options, below_step, floor_of, matches, ratio_of, rounded, step_of
+
+if TYPE_CHECKING:
+    from onnxprune.budget.allocation import Limit
 
 MOST = 64
 
@@ -24,6 +29,23 @@ def levels_of(choices: Sequence[Choice], options: Options) -> dict[str, NDArray[
         if g in levels:
             levels[g] = levels[g][(levels[g] <= most) | (levels[g] == levels[g][-1])]
     return levels
+
+
+def paying(levels: Levels, limits: Sequence[Limit]) -> dict[str, NDArray[np.int64]]:
+    """Levels without those that take no less time than a wider one, all other groups at their narrowest.
+
+    Args:
+        levels: by group id.
+        limits: what is counted never grows with fewer units, so only what is measured counts, if nothing else is limited.
+    """
+    if not all(limit.cost.tolerance for limit in limits):
+        return dict(levels)
+    least = {g: int(own[0]) for g, own in levels.items()}
+    kept = {g: np.arange(own.size) == own.size - 1 for g, own in levels.items()}
+    for limit in limits:
+        for g, costs in limit.cost.table(least, levels).items():
+            kept[g][:-1] |= costs[:-1] < np.minimum.accumulate(costs[::-1])[::-1][1:]
+    return {g: own[kept[g]] for g, own in levels.items()}
 
 
 def _levels(choice: Choice, options: Options) -> NDArray[np.int64]:

@@ -23,6 +23,7 @@ from onnxprune.jobs.worker import THREADS, Answer, Filed, begin, perform
 
 Backend = Literal["processes", "dask", "ray"]
 _SECONDS = 20  # to connect
+_START = 60  # seconds for the first job of a cluster, whose workers may have to start
 
 
 class Cluster(Protocol):
@@ -259,7 +260,7 @@ class Ray:
         self.task = ray.remote(perform).options(num_cpus=1, max_retries=3, runtime_env=pinned)
         try:
             _check_versions([self._version()])
-        except UsageError:
+        except BaseException:
             ray.shutdown()
             raise
 
@@ -291,10 +292,16 @@ class Ray:
 
     def _version(self) -> str:
         try:
-            return str(self.ray.get(self.ray.remote(version).remote()))
+            return str(self.ray.get(self.ray.remote(version).remote(), timeout=_START))
+        except self.ray.exceptions.GetTimeoutError:
+            raise UsageError(
+                f"no worker of the Ray cluster took a job within {_START} s; add some with `ray start`"
+            ) from None
         except self.ray.exceptions.RayTaskError as error:
             last = (str(error).strip().splitlines() or ["it can't say why"])[-1]  # above it is what Ray called on the way
             raise UsageError(f"a Ray worker can't import onnxprune ({last}); install it there too") from None
+        except self.ray.exceptions.RayError as error:
+            raise UsageError(f"the Ray cluster runs no job ({first(error)})") from None
 
 
 def _check_listens(address: str) -> None:

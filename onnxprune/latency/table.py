@@ -206,7 +206,7 @@ class Table:
     def _beside(self, group: Group, at: int) -> Floats:
         """Time measured and expected of a group's pieces so few slices below a multiple, by the time there `(2,)`."""
         own = [k for k, work in enumerate(self.works) if group.id in work.groups]
-        weights = np.array([self.piece(k, {}) for k in own])
+        weights = np.array([self.parts_of(k, {}).sum() for k in own])
         shares = [self.penalties.shares(self.operators[k], at) for k in own]
         return np.average(shares, axis=0, weights=weights) if weights.sum() > 0 else np.ones(2)
 

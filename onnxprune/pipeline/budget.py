@@ -73,10 +73,11 @@ class Budget:
         groups = self.setting.groups
         choices = [c for c in ranked(groups, self.options, self.scores) if c.group.id not in self._held]
         measured = [t.quantity for t in self.targets if self.setting.cost(t.quantity).tolerance]
+        limits = self.limits()
         try:
-            found = choose_within(groups, choices, options, self.scores, self.limits())
+            found = choose_within(groups, choices, options, self.scores, limits)
         except BudgetError as error:
-            found = narrowest(groups, choices, options)
+            found = narrowest(groups, choices, options, limits)
             if doubted and measured and not self._tried:
                 self._refused = str(error)
             elif not self.closest:
@@ -166,6 +167,11 @@ class Budget:
         elif self._kept is not None and self.rounds >= ROUNDS:
             attempt, self.found = self._kept
         return attempt
+
+    def forget(self, attempt: Attempt) -> None:
+        """What was repaired and is off then is none to come back to."""
+        if self._kept is not None and self._kept[0] is attempt:
+            self._kept = None
 
     def _settle(self) -> None:
         """Whether the narrowest widths are too much in truth.

@@ -166,6 +166,7 @@ class Pruning:
             if not budget.off(found.repair.model, found.alive, counted=True):
                 budget.judge()
                 return found
+            budget.forget(found)
 
     def chosen(self, budget: Budget) -> list[Choice]:
         """What goes.

@@ -3,8 +3,8 @@
 The knapsack adds losses of groups up. What several groups lose together is more, or less. So candidates give units of one
 group to others at equal cost, are run (`onnxprune.search.stitched`), and the best of them are switched further: an
 evolution strategy of `PARENTS` parents, one candidate after the other. The parents of a candidate are the best of those
-proposed at least `LAG` before it. So no worker waits for another as long as there are fewer of them, and what is proposed
-follows from the seed, never from the order in which workers finish. Several budgets go on side by side.
+proposed at least `LAG` before it. So no worker waits unless a candidate takes as long as eleven others, and what is
+proposed follows from the seed, never from the order in which workers finish. Several budgets go on side by side.
 
 Source: Sieberling et al. 2024, "EvoPress", for evolution by level switches, there between layers of equal size; Frantar et
 al. 2022, "SPDY", for candidates stitched from a bank of layers; Syswerda 1991, "A study of reproduction in generational and
@@ -59,8 +59,8 @@ class Population:
 
     @property
     def best(self) -> dict[str, int]:
-        """The candidate with the least error; the start where none was run."""
-        ranked = self.ranked(list(self.errors))
+        """The candidate with the least error; the start where none could be run."""
+        ranked = self.ranked([k for k, error in self.errors.items() if np.isfinite(error)])
         return dict(ranked[0]) if ranked else dict(self.start)
 
     def ranked(self, keys: Sequence[_Key]) -> list[_Key]:
@@ -155,6 +155,8 @@ def evolve(
     cluster: Cluster,
     log: Log | None = None,
     progress: Progress = lambda stage, done: None,
+    *,
+    levels: Levels | None = None,
 ) -> None:
     """Runs candidates of each population; results are in the populations then.
 
@@ -166,8 +168,9 @@ def evolve(
         cluster: where they run.
         log: of finished ones.
         progress: called with the stage and the share that is done.
+        levels: widths to choose from, those of the study unless given.
     """
-    switches = LevelSwitches(study.levels, study.loss)
+    switches = LevelSwitches(study.levels if levels is None else levels, study.loss)
     owners: dict[str, list[tuple[Population, _Key]]] = {}
     known: dict[str, float] = {}
 

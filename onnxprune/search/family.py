@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from math import sqrt
+from math import isfinite, sqrt
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +126,8 @@ class Family:
         seed = self.study.request.seed
         populations = [Population(g.widths, g.limits, np.random.default_rng([seed, k])) for k, g in enumerate(wanted)]
         shared = self.study.judging(self.study.shared(workers=self.cluster.workers))
-        evolve(self.study, shared, populations, candidates, self.cluster, self.log, progress)
+        levels = self.study.levels_for(wanted[0].target.quantity) if wanted else None
+        evolve(self.study, shared, populations, candidates, self.cluster, self.log, progress, levels=levels)
         found, said = [], {}
         for goal, population in zip(wanted, populations, strict=True):
             start = population.errors[tuple(sorted(goal.widths.items()))]
@@ -134,8 +135,8 @@ class Family:
             found.append(best)
             said[goal.name] = {
                 "candidates": len(population.errors),
-                "knapsack_error": sqrt(start),
-                "best_error": sqrt(min(population.errors.values())),
+                "knapsack_error": _root(start),
+                "best_error": _root(min(population.errors.values())),
             }
         return found, said
 
@@ -262,6 +263,11 @@ def timed(front: Front, source: Path, folder: Path, feeds: Feeds, *, threads: in
         return replace(card, figures={**card.figures, "latency": times[card.name].p50}) if card.name in times else card
 
     return marked(replace(front, dense=with_time(front.dense), cards=[with_time(c) for c in front.cards]))
+
+
+def _root(error: float) -> float | None:
+    """Of a squared error; None where the candidate could not be run."""
+    return sqrt(error) if isfinite(error) else None
 
 
 def _hash(path: Path) -> str:

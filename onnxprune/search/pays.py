@@ -40,7 +40,7 @@ def add_latency(study: Study, found: Sensitivity, latency: Latency) -> None:
             point.latency = latency.total({curve.id: curve.units - point.removed})
             point.latency_share = point.latency / whole if whole else 1.0
     gone, errors, saved = _widths(study, latency, whole)
-    found.worth_error = common_error(errors, saved)
+    found.worth_error = common_error({c.id: c.units for c in found.groups}, gone, errors, saved)
     for curve in found.groups:
         if curve.id in gone and found.worth_error is not None:
             front = paying(gone[curve.id], errors[curve.id], saved[curve.id])
@@ -85,14 +85,19 @@ def _few(front: Sequence[Worth]) -> list[Worth]:
     return [front[k] for k in sorted(places)]
 
 
-def common_error(errors: Mapping[str, Floats], saved: Mapping[str, Floats]) -> float | None:
+def common_error(
+    units: Mapping[str, int], gone: Mapping[str, Counts], errors: Mapping[str, Floats], saved: Mapping[str, Floats]
+) -> float | None:
     """A round error at which groups can be compared: half of the time that halves of groups save costs less, half more.
 
     Args:
-        errors: by group id, predicted, the more units go.
-        saved: share of the source's time at the same widths.
+        units: of each group, by its id.
+        gone: units that go, of some widths.
+        errors: predicted there.
+        saved: share of the source's time there.
     """
-    halves = [(float(e[len(e) // 2]), float(saved[g][len(e) // 2])) for g, e in errors.items()]
+    middles = {g: int(np.argmin(np.abs(own - units[g] / 2))) for g, own in gone.items() if own.size}
+    halves = [(float(errors[g][k]), float(saved[g][k])) for g, k in middles.items()]
     paying = sorted((error, share) for error, share in halves if share > 0 and error > 0)
     if not paying:
         return None

@@ -9,12 +9,13 @@ from functools import cached_property
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from onnxprune.budget.choose import widths_of
 from onnxprune.budget.costs import Cost, Floats, Widths
 from onnxprune.budget.curves import loss_curves
 from onnxprune.budget.levels import levels_of
-from onnxprune.budget.targets import Target
+from onnxprune.budget.targets import Quantity, Target
 from onnxprune.errors import NothingToPruneError, UsageError
 from onnxprune.io.journal import digest
 from onnxprune.io.structure import sha256_model
@@ -120,6 +121,10 @@ class Study(Pruning):
         budget = Budget(self.setting, self.options, self.ranking, [target])
         chosen = widths_of(budget.choose())
         return {c.group.id: chosen.get(c.group.id, c.group.units) for c in self.choices}, budget
+
+    def levels_for(self, quantity: Quantity) -> dict[str, NDArray[np.int64]]:
+        """By group id the widths that a target of a quantity chooses from."""
+        return levels_of(self.choices, replace(self.options, steps=self.setting.steps([quantity])))
 
     def taken(self, widths: Widths) -> list[Choice]:
         """What goes of each group at some widths; groups that are not named stay whole."""

@@ -96,6 +96,17 @@ def test_a_result_within_the_target_is_kept_where_later_ones_are_not():
     assert budget.found["latency"].after == 0.3 and not budget.unmet
 
 
+def test_a_result_that_is_off_once_it_is_repaired_is_not_kept():
+    budget = Budget(Measured(0.6), None, None, [parse_target("latency=0.6")], dense={"latency": 1.0}, rounds=1)
+    budget.off(None, None)
+    one, other = object(), object()
+    assert budget.best(one) is one
+    budget.forget(one)
+    budget.setting.share, budget.rounds = 0.7, ROUNDS
+    budget.off(None, None)
+    assert budget.best(other) is other
+
+
 def test_a_limit_that_stopped_nothing_is_not_raised():
     """Much less was expected of what lost least than the target allows, and much less came of it."""
     budget = Budget(Measured(0.42), None, None, [parse_target("latency=0.6")], dense={"latency": 1.0}, rounds=1)

@@ -85,6 +85,10 @@ def test_a_family_of_falling_latency(invoke, net, tmp_path):
     dense, smaller = index["models"]
     assert smaller["share"] == pytest.approx(0.8) and 0 < smaller["figures"]["macs"] < dense["figures"]["macs"]
     assert any(tmp_path.glob("*.jsonl")), "times are kept"
+    again = invoke(*options(net, tmp_path / "searched", *told, "--candidates", 4))
+    assert again.code == 0, again.err
+    card = json.loads((tmp_path / "searched" / "p1.json").read_text())
+    assert card["search"]["candidates"] >= 1
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs signals")

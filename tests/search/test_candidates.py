@@ -90,6 +90,14 @@ def test_the_best_is_no_worse_than_the_knapsack_and_really_has_its_error(study):
     assert bench(study.judging(study.shared())).output_error.of(study.removed(found.best)) == pytest.approx(least, rel=1e-6)
 
 
+def test_candidates_that_can_not_be_run_are_not_the_best():
+    population = Population({"a": 4}, [], np.random.default_rng(0))
+    population.errors = {(("a", 1),): float("inf"), (("a", 2),): float("inf")}
+    assert population.best == {"a": 4}
+    population.errors[(("a", 3),)] = 0.5
+    assert population.best == {"a": 3}
+
+
 def test_a_group_of_one_level_and_a_limit_that_nothing_fits_change_nothing(study):
     switches = LevelSwitches({"g0": np.array([3])}, lambda widths: 0.0)
     population = Population({"g0": 3}, [], np.random.default_rng(0))

@@ -104,7 +104,8 @@ def test_what_a_group_is_worth_is_what_it_saves_within_the_common_error(timed):
             share = latency.total({curve.id: curve.units - width.removed}) / found.latency
             assert width.saved == pytest.approx(1 - share)
             step = found.latency_table.steps[curve.id]
-            assert (curve.units - width.removed) % step == 0 or curve.units - width.removed == 1
+            stays = curve.units - width.removed
+            assert stays % step == 0 or step % stays == 0
     ranked = [c.worth.saved for c in by_worth(found)]
     assert ranked == sorted(ranked, reverse=True)
 
@@ -120,9 +121,13 @@ def test_widths_that_pay_are_not_beaten_at_less_error():
 def test_groups_are_compared_at_a_round_error_in_the_middle_of_what_can_be_saved():
     errors = {"free": np.array([0, 0, 0]), "cheap": np.array([0, 0.04, 0.1]), "dear": np.array([0, 0.5, 0.9])}
     saved = {"free": np.array([0, 0.9, 0.95]), "cheap": np.array([0, 0.2, 0.3]), "dear": np.array([0, 0.1, 0.2])}
-    assert common_error(errors, saved) == pytest.approx(0.05)
-    assert common_error(errors, {**saved, "dear": np.array([0, 0.3, 0.4])}) == pytest.approx(0.5)
-    assert common_error({"free": errors["free"]}, {"free": saved["free"]}) is None
+    units, gone = dict.fromkeys(errors, 64), dict.fromkeys(errors, np.array([0, 32, 60]))
+    assert common_error(units, gone, errors, saved) == pytest.approx(0.05)
+    assert common_error(units, gone, errors, {**saved, "dear": np.array([0, 0.3, 0.4])}) == pytest.approx(0.5)
+    assert common_error(units, {"free": gone["free"]}, errors, saved) is None
+    few = {g: np.array([0, 0, *own]) for g, own in errors.items()}  # widths close to none
+    more = {g: np.array([0, 0, *own]) for g, own in saved.items()}
+    assert common_error(units, dict.fromkeys(errors, np.array([0, 8, 10, 32, 60])), few, more) == pytest.approx(0.05)
 
 
 def test_the_picture_of_times_is_the_same_bytes_again(timed):
