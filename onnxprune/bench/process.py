@@ -1,4 +1,8 @@
-"""Processes that run one model each, seen from the one that times them."""
+"""Processes that run one model each, seen from the one that times them.
+
+A process is suspended while it is not its turn: threads of ONNX Runtime go on spinning for up to 0.1 s behind a run, in
+expectation of the next one, and with as many threads as cores they would slow down whoever runs then, up to fourfold.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,7 @@ from dataclasses import asdict
 from typing import IO, Any
 
 import numpy as np
+import psutil
 
 from onnxprune.bench.timing import Floats
 from onnxprune.bench.worker import Order
@@ -44,6 +49,8 @@ class ModelProcess:
             encoding="utf-8",
         )
         self.opened: dict[str, Any] = {}
+        self._seen = psutil.Process(self._process.pid)
+        self._rests = False
 
     def __enter__(self) -> ModelProcess:
         return self
@@ -74,10 +81,13 @@ class ModelProcess:
             UsageError: a provider did not start.
         """
         self.opened = self._ask(open=asdict(self.order))
+        self._rest()
 
     def burst(self, runs: int) -> Floats:
         """Runs in a row; the duration of each in ms `(runs,)`."""
-        return np.array(self._ask(burst=runs)["ms"], np.float64)
+        found = self._ask(burst=runs)
+        self._rest()
+        return np.array(found["ms"], np.float64)
 
     def transfers(self) -> tuple[float, float] | None:
         """Ms in which inputs come onto the device, and outputs back; None where there is none."""
@@ -95,6 +105,7 @@ class ModelProcess:
 
     def close(self) -> None:
         """Ends the process."""
+        self._go_on()
         for stream in (self._process.stdin, self._process.stdout):
             if stream is not None:
                 with contextlib.suppress(OSError):  # what was still to be written to a process that is gone
@@ -106,8 +117,20 @@ class ModelProcess:
             self._process.wait()
         self._errors.close()
 
+    def _rest(self) -> None:
+        with contextlib.suppress(psutil.Error):  # it is gone, or must not be touched
+            self._seen.suspend()
+            self._rests = True
+
+    def _go_on(self) -> None:
+        if self._rests:
+            with contextlib.suppress(psutil.Error):
+                self._seen.resume()
+            self._rests = False
+
     def _ask(self, **message: Any) -> dict[str, Any]:
         assert self._process.stdin is not None
+        self._go_on()
         with contextlib.suppress(BrokenPipeError):  # it is dead; reading tells more
             self._process.stdin.write(json.dumps(message) + "\n")
             self._process.stdin.flush()
