@@ -6,6 +6,8 @@ model's, and it ends when its stdin does.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import json
 import os
 import pickle
@@ -18,6 +20,8 @@ from typing import Any, TextIO
 from onnxprune.bench.session import ReadySession, open_optimized
 from onnxprune.errors import OnnxPruneError
 from onnxprune.statistics.providers import Providers, load_libraries
+
+_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,7 @@ class Order:
 def main() -> None:
     """Reads messages until there are no more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one
+    _end_with_parent()
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # libraries that print must not be taken for answers
     import numpy  # noqa: F401
@@ -60,6 +65,13 @@ def main() -> None:
             _say(answers, worker.answer(json.loads(line)))
         except OnnxPruneError as error:
             _say(answers, {"error": str(error), "kind": type(error).__name__})
+
+
+def _end_with_parent() -> None:
+    """A suspended process does not see its stdin end: on Linux the kernel ends it."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def _say(answers: TextIO, message: dict[str, Any]) -> None:
