@@ -11,6 +11,7 @@ import importlib
 import os
 import socket
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
@@ -19,10 +20,11 @@ from typing import Any, Literal, Protocol, get_args
 
 from onnxprune.errors import UsageError
 from onnxprune.io.scratch import Scratch
-from onnxprune.jobs.worker import THREADS, Answer, Filed, begin, perform
+from onnxprune.jobs.worker import THREADS, Answer, Filed, Sealed, begin, perform
 
 Backend = Literal["processes", "dask", "ray"]
 _SECONDS = 20  # to connect
+_FRESH = 0.5  # seconds for which it is taken as known who works on a Dask cluster
 _START = 60  # seconds for the first job of a cluster, whose workers may have to start
 
 
@@ -169,6 +171,7 @@ class Dask:
                 f"no Dask scheduler answers at {address} ({first(error)}); start one with `dask scheduler`"
             ) from None
         self._executors: dict[str, Any] = {}
+        self._known: tuple[float, dict[str, int]] = -_FRESH, {}
         self._jobs: list[tuple[str, Future[Answer]]] = []
         self._shared: tuple[Any, Any] | None = None
         self._wait()
@@ -179,7 +182,7 @@ class Dask:
     @property
     def workers(self) -> int:
         """Threads of all workers that are there now."""
-        return sum(self.client.nthreads().values()) or 1
+        return sum(self._threads().values()) or 1
 
     def share(self, value: Any, *, again: bool = False) -> Any:
         """The value in the memory of every worker."""
@@ -196,9 +199,11 @@ class Dask:
         """
         self._jobs = [(worker, job) for worker, job in self._jobs if not job.done()]
         busy = Counter(worker for worker, _ in self._jobs)
-        free = {worker: threads - busy[worker] for worker, threads in self.client.nthreads().items()}
+        free = {worker: threads - busy[worker] for worker, threads in self._threads().items()}
         place = max(sorted(free), key=lambda worker: free[worker], default="")
-        future: Future[Answer] = self._executor(place).submit(perform, function, shared, arguments, timed=timed, pinned=True)
+        future: Future[Answer] = self._executor(place).submit(
+            perform, function, shared, Sealed(arguments), timed=timed, pinned=True
+        )
         self._jobs.append((place, future))
         return future
 
@@ -212,6 +217,14 @@ class Dask:
             for executor in self._executors.values():
                 executor.shutdown(wait=False, cancel_futures=True)
             self.client.close(timeout=2)
+
+    def _threads(self) -> dict[str, int]:
+        """Of each worker; the scheduler is not asked more often than every `_FRESH` seconds."""
+        asked, known = self._known
+        if time.monotonic() - asked >= _FRESH:
+            known = dict(self.client.nthreads())
+            self._known = time.monotonic(), known
+        return known
 
     def _executor(self, worker: str) -> Any:
         """Of one worker; of any where there is none."""

@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,8 +58,18 @@ class Filed:
         return _held[self.key]
 
 
+@dataclass(frozen=True)
+class Sealed:
+    """Arguments of a job that Dask is not to search for results of other jobs: that takes longer than to send them."""
+
+    values: tuple[Any, ...]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.values)
+
+
 def perform(
-    function: Callable[..., Any], shared: Any, arguments: tuple[Any, ...], *, timed: bool, pinned: bool = False
+    function: Callable[..., Any], shared: Any, arguments: Iterable[Any], *, timed: bool, pinned: bool = False
 ) -> Answer:
     """Runs a job: `function(shared, *arguments)`.
 
