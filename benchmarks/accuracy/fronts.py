@@ -103,7 +103,7 @@ def markdown(task: Task, results: Record, folder: Path) -> str:
         lines.append("\n".join(f"| {' | '.join(row)} |" for row in [head, ["---:"] * len(head), *rows]) + "\n")
     if not drawn:
         return ""
-    path = folder / f"front-{task.name}.svg"
+    path = folder / f"front-{task.name}.png"
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(plot(task.title, drawn))
     text = (
@@ -119,25 +119,23 @@ def _figure(name: str, value: float) -> str:
 
 
 def plot(title: str, drawn: Sequence[tuple[str, Sequence[Front]]]) -> bytes:
-    """All points, as SVG."""
-    from matplotlib import rc_context
+    """All points, as PNG."""
     from matplotlib.figure import Figure
 
-    with rc_context({"svg.hashsalt": "onnxprune"}):
-        picture = Figure(figsize=(4.8 * len(drawn), 3.8), layout="constrained")
-        picture.suptitle(title, fontsize=11)
-        for axes, (figure, own) in zip(picture.subplots(1, len(drawn), squeeze=False).flat, drawn, strict=True):
-            for front in own:
-                xs, ys = zip(*front.points, strict=True)
-                bold = {"lw": 2.2, "zorder": 3} if front.contestant == OURS else {"lw": 1, "alpha": 0.8}
-                axes.plot(xs, ys, "o-", ms=4, label=front.contestant, **bold)
-            axes.set_xlabel("latency / that of the source, 1 thread")
-            axes.set_ylabel(FIGURES[figure])
-            axes.grid(alpha=0.3)
-            if figure in LOWER:
-                axes.set_yscale("log")
-                axes.invert_yaxis()
-        picture.axes[0].legend(fontsize=8)
-        file = io.BytesIO()
-        picture.savefig(file, format="svg", metadata={"Date": None})
-        return file.getvalue()
+    picture = Figure(figsize=(4.8 * len(drawn), 3.8), dpi=110, layout="constrained")
+    picture.suptitle(title, fontsize=11)
+    for axes, (figure, own) in zip(picture.subplots(1, len(drawn), squeeze=False).flat, drawn, strict=True):
+        for front in own:
+            xs, ys = zip(*front.points, strict=True)
+            bold = {"lw": 2.2, "zorder": 3} if front.contestant == OURS else {"lw": 1, "alpha": 0.8}
+            axes.plot(xs, ys, "o-", ms=4, label=front.contestant, **bold)
+        axes.set_xlabel("latency / that of the source, 1 thread")
+        axes.set_ylabel(FIGURES[figure])
+        axes.grid(alpha=0.3)
+        if figure in LOWER:
+            axes.set_yscale("log")
+            axes.invert_yaxis()
+    picture.axes[0].legend(fontsize=8)
+    file = io.BytesIO()
+    picture.savefig(file, format="png", metadata={"Software": None})
+    return file.getvalue()
