@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from onnxprune.errors import ModelError
-from onnxprune.jobs.cluster import Cluster, first
+from onnxprune.jobs.cluster import Cluster
 from onnxprune.jobs.log import Log
+from onnxprune.jobs.remote import first
 from onnxprune.jobs.worker import Answer
 
 _ATTEMPTS = 3  # of a job whose workers die

@@ -20,7 +20,6 @@ from onnxprune.errors import NothingToPruneError, UsageError
 from onnxprune.io.journal import digest
 from onnxprune.io.structure import sha256_model
 from onnxprune.jobs.machine import alone
-from onnxprune.latency.build import latency_cost
 from onnxprune.latency.cost import Latency
 from onnxprune.latency.timing import Timing
 from onnxprune.metrics.data import EvalData
@@ -97,16 +96,7 @@ class Study(Pruning):
             UsageError: a provider is absent, or the model fixes another batch.
         """
         with alone():
-            return latency_cost(
-                self.prepared,
-                self.groups,
-                self.choices,
-                self.setting.axes,
-                timing,
-                providers=self.request.providers,
-                shapes=self.request.shapes,
-                progress=progress,
-            )
+            return replace(self.setting, timing=timing, tell=progress, _made={}).latency
 
     def loss(self, widths: Widths) -> float:
         """Sum of the losses of all groups."""

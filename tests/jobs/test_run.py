@@ -212,7 +212,7 @@ def test_wrong_calls(options, message):
 
 def test_no_scheduler_is_one_line(monkeypatch):
     pytest.importorskip("distributed")
-    monkeypatch.setattr("onnxprune.jobs.cluster._SECONDS", 0.3)
+    monkeypatch.setattr("onnxprune.jobs.remote._SECONDS", 0.3)
     with pytest.raises(UsageError, match="no Dask scheduler answers at tcp://127.0.0.1:9") as error:
         open_cluster("dask", address="tcp://127.0.0.1:9")
     assert "\n" not in str(error.value)
