@@ -31,6 +31,12 @@ shape = partial(typer.Option, metavar="NAME=N,N,...", help="Shape of an input. R
 width = partial(typer.Option, "--width", help="Also groups that a statistic runs over (inexact).")
 memory_budget = partial(typer.Option, metavar="GB", min=0.01, help="Activations held in memory.")
 provider = partial(typer.Option, metavar="NAME", help="Execution provider: cpu, cuda:device_id=1. Repeatable.")
+latency_cache = partial(
+    typer.Option,
+    metavar="DIR",
+    help="Keep measured times here; the user's cache folder unless given.",
+    show_default=False,
+)
 json = partial(typer.Option, "--json", help="Print one JSON document instead of tables.")
 
 # ---- what goes ----
@@ -97,15 +103,7 @@ Threads = Annotated[
 BatchSize = Annotated[
     int, typer.Option(metavar="N", min=1, help="With --latency: samples of a run.", rich_help_panel=LATENCY)
 ]
-LatencyCache = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="DIR",
-        help="Keep measured times here; the user's cache folder unless given.",
-        rich_help_panel=LATENCY,
-        show_default=False,
-    ),
-]
+LatencyCache = Annotated[Path | None, latency_cache(rich_help_panel=LATENCY)]
 
 # ---- files and output ----
 

@@ -121,15 +121,7 @@ Threads = Annotated[
 BatchSize = Annotated[
     int, typer.Option(metavar="N", min=1, help="Samples of a run, for a latency target.", rich_help_panel=_CHECKS)
 ]
-LatencyCache = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="DIR",
-        help="Keep measured times here; the user's cache folder unless given.",
-        rich_help_panel=_CHECKS,
-        show_default=False,
-    ),
-]
+LatencyCache = Annotated[Path | None, options.latency_cache(rich_help_panel=_CHECKS)]
 Shape = Annotated[list[str] | None, options.shape(rich_help_panel=_CHECKS)]
 Verify = Annotated[bool, typer.Option("--verify/--no-verify", help="Prove the surgery.", rich_help_panel=_CHECKS)]
 Latency = Annotated[bool, typer.Option("--latency/--no-latency", help="Time both models.", rich_help_panel=_CHECKS)]

@@ -123,10 +123,7 @@ class Table:
             close: by slices below a multiple, as in `design.close_by`.
             few: by slices that are left, as in `design.narrow`.
         """
-        every = [
-            *samples,
-            *close.values(),
-        ]
+        every = [*samples, *close.values()]
         self.dense = float(np.median([s.dense for s in every]))
         self._slower, self._narrow, self.steps = {}, {}, {}
         self._fit_pieces([*samples, *[s for offset, s in close.items() if offset <= 0]])
