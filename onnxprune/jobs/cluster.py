@@ -7,8 +7,9 @@ the last one is written down; here a worker gets its next job once that is safe,
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, get_args
 
@@ -77,6 +78,8 @@ class Inline:
 class Processes:
     """Processes of this machine, each with one thread; a process that dies takes its own job with it and no other.
 
+    A thread of its own speaks to loky: Ctrl-C reaches the main thread only, and so never leaves a job half handed on.
+
     Args:
         workers: how many.
     """
@@ -86,6 +89,7 @@ class Processes:
     _jobs: dict[int, Future[Answer]] = field(default_factory=dict)
     _scratch: Scratch = field(default_factory=Scratch)
     _shared: list[tuple[Any, Filed]] = field(default_factory=list)
+    _clerk: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
 
     def share(self, value: Any, *, again: bool = False) -> Filed:
         """A file that all processes read."""
@@ -103,19 +107,7 @@ class Processes:
         self, function: Callable[..., Any], shared: Any, arguments: tuple[Any, ...], *, timed: bool
     ) -> Future[Answer]:
         """Hands the job to a process that is free, a new one where the last one died."""
-        from concurrent.futures.process import BrokenProcessPool
-
-        place = next(k for k in range(self.workers) if k not in self._jobs or self._jobs[k].done())
-        last = self._jobs.get(place)
-        if last is not None and not last.cancelled() and isinstance(last.exception(), BrokenProcessPool):
-            self._pools.pop(place, None)
-        try:
-            future = self._pool(place).submit(perform, function, shared, arguments, timed=timed)
-        except BrokenProcessPool:  # it died while it had nothing to do
-            del self._pools[place]
-            future = self._pool(place).submit(perform, function, shared, arguments, timed=timed)
-        self._jobs[place] = future
-        return self._jobs[place]
+        return self._clerk.submit(self._submit, function, shared, arguments, timed).result()
 
     def lost(self, error: BaseException) -> bool:
         """The process was killed, or ran out of memory."""
@@ -125,6 +117,27 @@ class Processes:
 
     def close(self) -> None:
         """Ends all processes."""
+        self._clerk.submit(self._close).result()
+
+    def _submit(self, function: Callable[..., Any], shared: Any, arguments: tuple[Any, ...], timed: bool) -> Future[Answer]:
+        from concurrent.futures.process import BrokenProcessPool
+
+        place = next(k for k in range(self.workers) if k not in self._jobs or self._jobs[k].done())
+        last = self._jobs.get(place)
+        if last is not None and not last.cancelled() and isinstance(last.exception(), BrokenProcessPool):
+            self._pools.pop(place, None)
+        try:
+            future: Future[Answer] = self._pool(place).submit(perform, function, shared, arguments, timed=timed)
+        except BrokenProcessPool:  # it died while it had nothing to do
+            del self._pools[place]
+            future = self._pool(place).submit(perform, function, shared, arguments, timed=timed)
+        self._jobs[place] = future
+        return future
+
+    def _close(self) -> None:
+        for job in self._jobs.values():
+            while not (job.running() or job.done()):  # a pool that ends with a job in its queue fails in its thread
+                time.sleep(0.001)
         for pool in self._pools.values():
             pool.shutdown(wait=True, kill_workers=True)
         self._pools.clear()

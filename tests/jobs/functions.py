@@ -12,6 +12,10 @@ def add(shared, number):
     return shared + number
 
 
+def process(shared):
+    return os.getpid()
+
+
 def noted(folder, number, seconds=0.0):
     """Leaves a note of every start and every end."""
     note(folder, f"start {number} {os.getpid()}")

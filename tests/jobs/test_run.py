@@ -2,12 +2,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
+from joblib.externals import loky
 
 from onnxprune.errors import ModelError, UsageError
-from onnxprune.jobs.cluster import Inline, open_cluster
+from onnxprune.jobs.cluster import Inline, Processes, open_cluster
 from onnxprune.jobs.log import Log
 from onnxprune.jobs.run import Job, run_jobs
 from tests.jobs import functions
@@ -35,6 +37,37 @@ def test_processes_compute_what_this_process_does(processes):
     here = values(run_jobs(functions.add, 10, jobs(7), Inline()))
     there = values(run_jobs(functions.add, 10, jobs(7), processes))
     assert here == there == {str(k): 10 + k for k in range(7)}
+
+
+def test_a_job_that_nobody_has_begun_does_not_disturb_the_end(monkeypatch):
+    failed = []
+    monkeypatch.setattr(threading, "excepthook", lambda found: failed.append(found.exc_value))
+    cluster = Processes(1)
+    assert cluster.submit(functions.add, 1, (2,), timed=False).result().value == 3
+    left = cluster.submit(functions.add, 1, (2,), timed=False)  # loky's thread has not seen it yet
+    cluster.close()
+    assert left.done() and not failed
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
+def test_an_interrupt_while_a_job_is_handed_out_does_not_disturb_the_end(monkeypatch):
+    class Interrupted(loky.ProcessPoolExecutor):
+        def submit(self, *arguments, **options):
+            future = super().submit(*arguments, **options)
+            if self._queue_count == 2:
+                signal.raise_signal(signal.SIGINT)
+            return future
+
+    failed, before = [], signal.signal(signal.SIGINT, signal.default_int_handler)
+    monkeypatch.setattr(threading, "excepthook", lambda found: failed.append(found.exc_value))
+    monkeypatch.setattr(loky, "ProcessPoolExecutor", Interrupted)
+    cluster = Processes(1)
+    pid = cluster.submit(functions.process, None, (), timed=False).result().value
+    with pytest.raises(KeyboardInterrupt):
+        cluster.submit(functions.add, 1, (2,), timed=False)
+    signal.signal(signal.SIGINT, before)
+    cluster.close()
+    assert not failed and not alive(pid)
 
 
 def test_a_process_has_one_thread(processes):
