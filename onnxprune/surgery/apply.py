@@ -66,9 +66,25 @@ def apply_alive(model: onnx.ModelProto, groups: Groups, alive: Mask) -> onnx.Mod
     for reader, new in follower.inserted:
         owner = owners[id(reader)]
         owner.nodes.insert(next(k for k, n in enumerate(owner.nodes) if n is reader), new)
+    _drop_unread(follower.replaced, owners)
     result = export_model(graph, model)
     set_value_info(result, _changed_shapes(trace, alive))
     return result
+
+
+def _drop_unread(tensors: list[gs.Tensor], owners: dict[int, gs.Graph]) -> None:
+    """Nodes go that made these tensors, where nothing reads them any more, and what they alone read."""
+    needed = {id(t) for graph in owners.values() for t in graph.outputs}
+    waiting = list(tensors)
+    while waiting:
+        tensor = waiting.pop()
+        for node in list(tensor.inputs):
+            if not any(t.outputs or id(t) in needed for t in node.outputs):
+                waiting += node.inputs
+                owner = owners[id(node)]
+                del owner.nodes[next(k for k, n in enumerate(owner.nodes) if n is node)]
+                node.inputs.clear()
+                node.outputs.clear()
 
 
 def _share_again(constants: dict[str, gs.Constant], clones: dict[str, str]) -> None:

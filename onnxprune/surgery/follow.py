@@ -130,6 +130,7 @@ class Follower:
             if "num_outputs" in node.attrs:
                 delete_attribute(node, "num_outputs")
             if len(node.inputs) > 1:
+                self.replaced.append(node.inputs[1])
                 node.inputs[1] = constant
             else:
                 node.inputs.append(constant)
@@ -270,6 +271,7 @@ class Follower:
         constant = gs.Constant(name, np.asarray(use.wanted))
         old = node.inputs[use.position]
         if use.actual.shape != use.wanted.shape or isinstance(old, gs.Constant) or self.opset < 9:
+            self.replaced.append(old)
             node.inputs[use.position] = constant
             return
         mask = gs.Constant(f"{name}_changed", np.asarray(use.actual != use.wanted))
@@ -278,6 +280,7 @@ class Follower:
         node.inputs[use.position] = out
 
     inserted: list[tuple[gs.Node, gs.Node]] = field(default_factory=list)
+    replaced: list[gs.Tensor] = field(default_factory=list)
 
 
 @dataclass

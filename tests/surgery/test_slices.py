@@ -125,3 +125,22 @@ def test_group_attributes_are_only_set_where_they_change():
     result = onnxprune.prune(make(body, dict(w1=(8, 3, 1, 1), w2=(2, 8, 1, 1))), ratio=0.5)
     assert attribute(result.model, "Conv", "group") == 1
     assert attribute(result.model, "Conv", "group", 1) is None
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_what_made_sizes_that_were_replaced_goes_with_them(shared):
+    """Runtimes complain about nodes that nothing reads; those that something else reads stay, and so do those of the source."""
+    body = f"""(float[3, 5] x) => (float[3, 2] y, float[3, 2] z{", int64[2] v" if shared else ""}) {{
+      c = Constant <value_ints = [2, 6]> ()
+      s = Identity (c)
+      {"v = Neg (c)" if shared else ""}
+      unread = Constant <value_int = 1> ()
+      a = MatMul (x, w1)
+      p, q = Split <axis = 1> (a, s)
+      y = MatMul (p, w2)
+      z = MatMul (q, w3)
+    }}"""
+    result = onnxprune.prune(make(body, dict(w1=(5, 8), w2=(2, 2), w3=(6, 2))), ratio=0.5)
+    assert result.report.put_back == [] and shapes_of(result.model) == dict(w1=(5, 4), w2=(1, 2), w3=(3, 2))
+    left = {o for n in result.model.graph.node for o in n.output}
+    assert "s" not in left and ("c" in left) == shared and "unread" in left
