@@ -1,4 +1,4 @@
-"""Measure what dropping whole blocks is worth: the same target with widths alone, and with blocks as a choice.
+"""Measure what dropping whole blocks is worth: the same target with widths alone, with blocks and with ranks as choices.
 
     python benchmarks/depth.py --list
     python benchmarks/depth.py --models vit_legacy --targets macs=0.35
@@ -35,13 +35,18 @@ RESULTS = Path(__file__).resolve().parent / "results" / "depth.json"
 DATA = ROOT / "models" / "fashion_mnist.npz"
 MODELS = ("resnet", "vit_legacy", "mobilenet")
 TARGETS = ("macs=0.5", "macs=0.35", "macs=0.2")
-CONTESTANTS = {"widths": False, "widths and blocks": True}
+CONTESTANTS: dict[str, dict[str, Any]] = {
+    "widths": {},
+    "and blocks": {"depth": True},
+    "and ranks": {"low_rank": True},
+    "and both": {"depth": True, "low_rank": True},
+}
 PROCESSES = 4
 
 
 def pruned(model: str, target: str, contestant: str) -> onnxprune.PruneResult:
     """One pruning."""
-    return onnxprune.prune(ROOT / "models" / f"{model}.onnx", target=[target], data=DATA, depth=CONTESTANTS[contestant])
+    return onnxprune.prune(ROOT / "models" / f"{model}.onnx", target=[target], data=DATA, **CONTESTANTS[contestant])
 
 
 def latency(model: str, result: onnx.ModelProto) -> dict[str, Any]:
@@ -74,16 +79,18 @@ def measure(model: str, target: str, contestant: str) -> Record:
         "params": report.params_after / report.params_before,
         "blocks": [b.reader for b in blocks.gone] if blocks else [],
         "foretold": [[f.blocks, f.loss] for f in blocks.foretold] if blocks else [],
+        "repaired": sorted(blocks.repaired.items()) if blocks else [],
+        "pairs": len(report.low_rank.factored) if report.low_rank else 0,
         "seconds": round(seconds, 2),
         "latency": latency(model, result.model),
     }
 
 
 def table(records: list[Record]) -> str:
-    """Both contestants side by side."""
+    """All contestants side by side."""
     lines = [
-        "| model | target | contestant | blocks | accuracy | agreement | output error | speed-up |",
-        "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: |",
+        "| model | target | contestant | blocks | pairs | accuracy | agreement | output error | speed-up |",
+        "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for r in records:
         if "error" in r:
@@ -91,7 +98,7 @@ def table(records: list[Record]) -> str:
             continue
         speed = r["latency"]
         lines.append(
-            f"| {r['model']} | {r['target']} | {r['contestant']} | {len(r['blocks'])} | {r['accuracy']:.2f} % | "
+            f"| {r['model']} | {r['target']} | {r['contestant']} | {len(r['blocks'])} | {r['pairs']} | {r['accuracy']:.2f} % | "
             f"{r['agreement']:.1f} % | {r['output_error']:.1%} | {speed['speedup']:.2f} |"
         )
     return "\n".join(lines)

@@ -38,6 +38,8 @@ class Setting:
         shapes: of inputs that the model leaves open.
         tell: progress of measurements.
         twins: nodes that may be one or two, and count as what costs less.
+        beside: setting of the model that this one was made from: targets are shares of what that one costs, and times are
+            measured beside it. None where nothing was done to the model yet.
     """
 
     source: onnx.ModelProto
@@ -49,6 +51,7 @@ class Setting:
     shapes: Mapping[str, Sequence[int]] | None = None
     tell: Callable[[str, float], None] | None = None
     twins: Sequence[Twin] = ()
+    beside: Setting | None = None
     _made: dict[str, Cost] = field(default_factory=dict)
 
     @cached_property
@@ -84,7 +87,7 @@ class Setting:
         """Latency, measured where it was not before."""
         from onnxprune.latency.build import latency_cost
 
-        return latency_cost(
+        found = latency_cost(
             self.prepared,
             self.groups,
             self.choices,
@@ -94,6 +97,14 @@ class Setting:
             shapes=self.shapes,
             progress=self.tell,
         )
+        if self.beside is not None:
+            found.against(self.beside.latency)
+        return found
+
+    def of_source(self, quantity: str) -> float:
+        """What the source costs."""
+        of = self.beside or self
+        return of.latency.dense if quantity == "latency" else of.cost(quantity).total({})
 
     def steps(self, quantities: Iterable[str]) -> Mapping[str, int]:
         """By group id, units between the widths that pay in these quantities; empty where all widths do."""

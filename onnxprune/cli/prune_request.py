@@ -102,7 +102,5 @@ class PruneRequest:
             raise UsageError("--closest is about a target: give --target")
         if self.low_rank and (not self.target or self.by_weights(data) or self.ranking not in (None, "knapsack")):
             raise UsageError("--low-rank is a choice of the knapsack: give --target and samples, and no other --ranking")
-        if self.depth and self.low_rank:
-            raise UsageError("--depth and --low-rank exclude each other: blocks are chosen for nodes that stay one")
         if self.low_rank and self.merge:
             raise UsageError("--low-rank and --merge exclude each other: what a pair lacks is made up for by the fit")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
 from onnxprune.depth.branches import Branch
-from onnxprune.groups.group import Groups
-from onnxprune.select.allocate import Choice, Options
+from onnxprune.groups.group import Group, Groups
+from onnxprune.select.allocate import Options
 
 
 def left_alone(branch: Branch, options: Options, groups: Groups) -> str:
@@ -39,15 +39,24 @@ def _named(names: Iterable[str], patterns: Iterable[str]) -> bool:
 def named_like(groups: Groups, source: Groups) -> None:
     """Gives groups of a shorter model the ids that they have in the source: those of the groups that share most with them.
 
-    Where a group of the source falls apart, its parts are numbered: `g3`, `g3.1`.
+    Where a group of the source falls apart, its parts are numbered.
     """
     members = {g.id: (g.kind, set(g.members)) for g in source.groups}
-    count: dict[str, int] = {}
-    new: dict[str, str] = {}
+    wanted = {}
     for group in groups.groups:
         shared = {i: len(own & set(group.members)) for i, (kind, own) in members.items() if kind == group.kind}
         first = max(shared, key=lambda i: shared[i], default="")
-        first = first if first and shared[first] else f"new-{group.id}"
+        if first and shared[first]:
+            wanted[group.id] = first
+    rename(groups, wanted)
+
+
+def rename(groups: Groups, wanted: Mapping[str, str]) -> None:
+    """Gives groups other ids, numbered where several want the same: `g3`, `g3.1`; `new-g5` for those that want none."""
+    count: dict[str, int] = {}
+    new: dict[str, str] = {}
+    for group in groups.groups:
+        first = wanted.get(group.id) or f"new-{group.id}"
         number = count.get(first, 0)
         count[first] = number + 1
         new[group.id] = f"{first}.{number}" if number else first
@@ -56,16 +65,16 @@ def named_like(groups: Groups, source: Groups) -> None:
         group.alternatives = [new.get(a, a) for a in group.alternatives]
 
 
-def still_there(options: Options, groups: Groups, choices: Sequence[Choice]) -> Options:
+def still_there(options: Options, groups: Groups, competing: Sequence[Group]) -> Options:
     """The options for a shorter model: what was named alone may be gone, and then nothing else may go.
 
     Args:
         options: for the source.
         groups: of the shorter model, named like those of the source.
-        choices: groups of the source that compete.
+        competing: groups of the source that may go.
     """
     if not options.only:
         return options
-    wanted = {c.group.id for c in choices}
+    wanted = {g.id for g in competing}
     left = tuple(g.id for g in groups.groups if g.id.partition(".")[0] in wanted)
     return replace(options, only=left) if left else replace(options, only=(), ignore=("*",))

@@ -39,7 +39,6 @@ class Budget:
         unmet: why they can't be met.
         rounds: how often widths were chosen.
         found: by quantity what the last result has.
-        dense: what the source costs by quantity, where that is not what the setting says of all widths whole.
     """
 
     setting: Setting
@@ -50,7 +49,6 @@ class Budget:
     unmet: str = ""
     rounds: int = 0
     found: dict[str, Reached] = field(default_factory=dict)
-    dense: Mapping[str, float] = field(default_factory=dict)
     _tried: dict[str, list[tuple[float, float]]] = field(default_factory=dict)  # limits, and what came of them
     _held: set[str] = field(default_factory=set)
 
@@ -90,18 +88,18 @@ class Budget:
     def limits(self, gone: Collection[str] = ()) -> list[Limit]:
         """The targets, moved by what former results were off; of a model without some tensors."""
         found = []
+        other = self.setting.beside is not None
         for target in self.targets:
-            most = self._limit(target)
+            most, dense = self._limit(target), self.of_source(target.quantity) if other else None
             whole = self.setting.cost(target.quantity)
             cost = whole.without(gone) if gone else whole
             parts: list[Cost] = [*cost.steps(most)] if isinstance(cost, Memory) else [cost]
-            found += [Limit(part, most, str(target), self.dense.get(target.quantity)) for part in parts]
+            found += [Limit(part, most, str(target), dense) for part in parts]
         return found
 
     def of_source(self, quantity: str) -> float:
         """What the source costs."""
-        known = self.dense.get(quantity)
-        return self.setting.cost(quantity).total({}) if known is None else known
+        return self.setting.of_source(quantity)
 
     def _limit(self, target: Target) -> float:
         """What to ask for: between the last result and the next one on the other side, the source at the end.
@@ -224,7 +222,7 @@ class Budget:
     def within(self, *targets: Target) -> Budget:
         """The same with further targets, from the beginning, and no result where they can't be met."""
         kept = [t for t in self.targets if all(t.quantity != new.quantity for new in targets)]
-        return Budget(self.setting, self.options, self.scores, [*kept, *targets], dense=self.dense)
+        return Budget(self.setting, self.options, self.scores, [*kept, *targets])
 
 
 def _share(found: Mapping[str, Reached]) -> float:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from onnxprune.budget.allocation import Limit
 from onnxprune.budget.curves import loss_curves
+from onnxprune.budget.kinds import Setting
 from onnxprune.budget.levels import levels_of
 from onnxprune.depth.branches import Branch, find_branches, gone_tensors
 from onnxprune.depth.choose import Option, options_of
@@ -28,14 +29,15 @@ from onnxprune.depth.surgery import without
 from onnxprune.errors import BudgetError, UsageError
 from onnxprune.io.structure import sha256_model
 from onnxprune.pipeline.budget import Budget
+from onnxprune.pipeline.figures import likeness_of
 from onnxprune.pipeline.stages import Progress, part
 from onnxprune.plan.plan import Plan
 from onnxprune.proof.oracle import Verification
 from onnxprune.report.blocks import Block, Blocks, Foretold
-from onnxprune.report.layers import layers
+from onnxprune.report.layers import beside
 from onnxprune.report.report import Report
 from onnxprune.report.tables import plural
-from onnxprune.select.allocate import Choice, ranked, take
+from onnxprune.select.allocate import Choice, candidates, ranked, take
 from onnxprune.select.context import Scores
 from onnxprune.statistics.flow import Flow, lift
 from onnxprune.statistics.removal import removal_effects
@@ -66,14 +68,11 @@ class Shorter:
     def finished(self, found: Attempt) -> tuple[onnx.ModelProto, Plan, Report]:
         """The model, what went of the source, and figures that compare it with the source."""
         model, plan, report = self.inner.finished(found)
-        source, every = self.source, self.source.groups
-        alive = np.ones(len(every.classes.of_label), np.bool_)
-        after = {row.name: row for row in report.layers}
-        rows = layers(every, source.prepared.graph, alive)
+        source = self.source
         report = replace(
             source.beside(report),
-            frozen=every.frozen,
-            layers=[after.get(r.name) or replace(r, macs_after=0, params_after=0) for r in rows],
+            frozen=source.groups.frozen,
+            layers=beside(report.layers, source.groups, source.prepared.graph),
             blocks=self.blocks,
             verification=worse(self.blocks.verification, report.verification),
         )
@@ -82,6 +81,9 @@ class Shorter:
 
 class Depth:
     """Chooses branches for budgets of one model.
+
+    Branches are those of the model as it was given. What they compete with are the groups of `pruning`, in which wide nodes
+    may be two.
 
     Args:
         pruning: of the model.
@@ -95,19 +97,20 @@ class Depth:
 
     def __init__(self, pruning: Pruning, scores: Scores, tell: Progress) -> None:
         self.pruning, self.scores, self.tell = pruning, scores, tell
+        self.plain = plain = pruning.plain
         self.branches, self.refused = self._candidates()
-        samples = pruning.samples
+        samples = plain.samples
         if samples is None or samples.synthetic:
             raise UsageError("depth judges blocks by what they do to real samples: give some as data")
         self.means = branch_means(
-            pruning.prepared.model,
+            plain.prepared.model,
             self.branches,
             samples,
             budget=pruning.request.memory // 2,
             providers=pruning.providers,
             progress=part(pruning.tell, pruning.shares["sensitivity"]),
         )
-        self.losses = BranchLosses(pruning.prepared.model, self.means, samples, pruning.providers)
+        self.losses = BranchLosses(plain.prepared.model, self.means, samples, pruning.providers)
         self.flow = Flow(lift(pruning.prepared.model))
         self.put_back: dict[str, str] = {}
         self._shorter: dict[tuple[str, ...], tuple[Pruning, Scores]] = {}
@@ -120,13 +123,14 @@ class Depth:
         Raises:
             BudgetError: there is none, and the closest was not asked for.
         """
+        counted = self.pruning.counted(budget)
         while True:
-            options = self._options(budget)
+            options = self._options(counted)
             within = [o for o in options if o.widths is not None]
             if not within and not budget.closest:
-                raise BudgetError(self._why_not(budget, options[-1]))
+                raise BudgetError(self._why_not(counted, options[-1]))
             best = min(within, key=lambda o: o.loss) if within else options[-1]
-            blocks = self._blocks(best, options, budget)
+            blocks = self._blocks(best, options, counted)
             constants = {t: self.means[t] for t in best.tensors}
             if not constants:
                 found = self.pruning.within(budget)
@@ -137,22 +141,38 @@ class Depth:
             if not bad:
                 break
             self.put_back |= bad
-        inner, scores = self._pruning_of(best.tensors, model)
+        inner, scores = self._pruning_of(best.tensors, model, budget.setting.beside or budget.setting)
         inner_budget = inner.budget(scores, budget.targets)
         inner_budget.closest = budget.closest
-        inner_budget.dense = {t.quantity: budget.of_source(t.quantity) for t in budget.targets}
-        if "latency" in inner_budget.dense:
-            inner_budget.setting.latency.against(budget.setting.latency)
         found = inner.within(inner_budget)
         left = {t.name for t in model.graph.initializer}
         kept = {t: c for t, c in constants.items() if t in left}
-        found.shorter = Shorter(self.pruning, inner, kept, blocks)
-        return found
+        found.shorter = Shorter(self.plain, inner, kept, blocks)
+        return found if options[0].widths is None else self._better(found, budget)
+
+    def _better(self, found: Attempt, budget: Budget) -> Attempt:
+        """An attempt without blocks, or one that keeps all of them, where less is lost after its repair."""
+        shorter = found.shorter
+        assert shorter is not None
+        try:
+            whole = self.pruning.within(budget)
+        except BudgetError:
+            return found
+        rows = [likeness_of(self.pruning, whole), likeness_of(shorter.inner, found)]
+        if not all(rows):
+            return found
+        errors = [float(np.mean([f.relative_error for f in own])) for own in rows]
+        blocks = shorter.blocks
+        blocks.repaired = {0: errors[0], len(blocks.gone): errors[1]}
+        if errors[1] < errors[0]:
+            return found
+        whole.blocks = replace(blocks, gone=[], verification=None)
+        return whole
 
     # ---- the choice ----
 
     def _candidates(self) -> tuple[list[Branch], dict[str, str]]:
-        pruning = self.pruning
+        pruning = self.plain
         self.all = find_branches(pruning.prepared.model, pruning.groups)
         stay = {b.tensor: why for b in self.all.found if (why := left_alone(b, pruning.options, pruning.groups))}
         found = [b for b in self.all.found if b.tensor not in stay]
@@ -245,7 +265,7 @@ class Depth:
         return bad or {tensors[-1]: found.message}
 
     def _proof(self, tensors: tuple[str, ...], model: onnx.ModelProto) -> Verification | str:
-        pruning = self.pruning
+        pruning = self.plain
         return prove_removal(
             pruning.prepared,
             pruning.groups,
@@ -261,16 +281,18 @@ class Depth:
 
     def _base(self) -> onnx.ModelProto:
         """What branches are taken from: the source, but for functions of its own, which have to be inlined."""
-        return self.pruning.prepared.model if self.pruning.source.functions else self.pruning.source
+        return self.plain.prepared.model if self.plain.source.functions else self.plain.source
 
-    def _pruning_of(self, tensors: tuple[str, ...], model: onnx.ModelProto) -> tuple[Pruning, Scores]:
+    def _pruning_of(self, tensors: tuple[str, ...], model: onnx.ModelProto, costs: Setting) -> tuple[Pruning, Scores]:
         """The pruning of the model without some branches, with scores of its own."""
         if tensors not in self._shorter:
-            outer = self.pruning
+            outer = self.plain
             request = replace(outer.request, data=outer.samples, labels=None, depth=False)
-            inner = type(outer)(model, request, self.tell, outer.clock, teacher=outer.reference)
-            named_like(inner.groups, outer.groups)
-            inner.options = still_there(outer.options, inner.groups, ranked(outer.groups, outer.options, self.scores))
+            whole = type(outer)(model, request, self.tell, outer.clock, teacher=outer.reference)
+            whole.costs = costs
+            named_like(whole.groups, outer.groups)
+            whole.options = still_there(outer.options, whole.groups, candidates(outer.groups, outer.options))
+            inner = self.pruning.alike(whole)
             self._shorter = {tensors: (inner, inner.scores())}  # one at a time: covariances are large
         return self._shorter[tensors]
 
@@ -285,4 +307,4 @@ class Depth:
             macs, params = (c.total({}) - c.without(dead).total({}) for c in costs.values())
             gone.append(Block(tensor, branch.reader, branch.nodes, self.losses([tensor]), macs, params))
         rows = [Foretold(len(o.tensors), o.branches_lose, o.loss if np.isfinite(o.loss) else None) for o in options]
-        return Blocks(gone, len(self.branches), rows, None, dict(self.put_back), self.refused)
+        return Blocks(gone, len(self.branches), rows, put_back=dict(self.put_back), refused=self.refused)

@@ -27,7 +27,7 @@ def report_of(pruning: Pruning, found: Attempt) -> Report:
     """
     groups, repair, checker = pruning.groups, found.repair, pruning.checker
     pruning.tell("comparing outputs", pruning.shares["report"][0])
-    likeness = _likeness(pruning, found)
+    likeness = likeness_of(pruning, found)
     result = import_graph(repair.model)
     report = Report(
         params_before=count_params(groups),
@@ -65,8 +65,12 @@ def report_of(pruning: Pruning, found: Attempt) -> Report:
     return report
 
 
-def _likeness(pruning: Pruning, found: Attempt) -> list[Fidelity]:
-    """How far the outputs are from the source's; the fit has compared them already, where there was one."""
+def likeness_of(pruning: Pruning, found: Attempt) -> list[Fidelity]:
+    """How far the outputs are from the source's; the fit has compared them already, where there was one.
+
+    Raises:
+        ModelError: ONNX Runtime can't run the result on the samples.
+    """
     repair = found.repair
     if pruning.samples is None:
         return []

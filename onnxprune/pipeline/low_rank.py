@@ -13,20 +13,19 @@ from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-import numpy as np
 import onnx
-from numpy.typing import NDArray
 
 from onnxprune.budget.counted import twin_weights
 from onnxprune.budget.kinds import Setting
 from onnxprune.budget.pairs import Twin
 from onnxprune.budget.targets import Target
-from onnxprune.calibrate.batch import Samples, splits
+from onnxprune.calibrate.batch import Samples
+from onnxprune.depth.named import rename
 from onnxprune.errors import NothingToPruneError, VerificationError
 from onnxprune.io.structure import sha256_model
-from onnxprune.latency.cost import Latency
+from onnxprune.lowrank.bases import Bases, bases_of
 from onnxprune.lowrank.candidates import Left, Wide, find_wide
-from onnxprune.lowrank.factor import Pair, directions, factorize
+from onnxprune.lowrank.factor import Pair, factorize
 from onnxprune.lowrank.figures import Factored, LowRank
 from onnxprune.lowrank.transfer import Side, Transfer
 from onnxprune.pipeline.attempt import Attempt, nothing
@@ -35,19 +34,16 @@ from onnxprune.pipeline.pruning import Pruning
 from onnxprune.pipeline.request import Request
 from onnxprune.pipeline.stages import Clock, Progress, part
 from onnxprune.plan.plan import Plan
+from onnxprune.prepare.prepare import Prepared
 from onnxprune.proof.inputs import random_inputs
 from onnxprune.proof.oracle import SourceError, Verification, compare
-from onnxprune.recover.target import follow
-from onnxprune.report.layers import Layer, layers
+from onnxprune.report.layers import beside
 from onnxprune.report.report import Report
 from onnxprune.select.allocate import Choice, candidates
 from onnxprune.select.context import Scores
-from onnxprune.statistics.channels import tensor_moments
-from onnxprune.statistics.flow import lift
+from onnxprune.statistics.flow import Flow, lift
 from onnxprune.statistics.stream import Stream
 from onnxprune.trace.tracer import Weight
-
-Bases = Mapping[str, NDArray[np.float64]]
 
 
 def prune_low_rank(
@@ -62,16 +58,20 @@ def prune_low_rank(
     whole = Pruning(source, request, tell, clock)
     candidates(whole.groups, whole.options)  # globs that match nothing are told before any work
     stream = Stream(lift(whole.reference.model), _samples(whole), request.memory // 2, whole.providers)
-    shape_of = whole.groups.trace.shape_of
-    wides, left = find_wide(stream.flow, shape_of, ignore=request.options.ignore, only=request.options.only)
-    if not wides:
-        model, plan, report = whole.run()
-        report.low_rank = LowRank(0, left=left)
-        return model, plan, report
-    bases = _bases(whole, stream, wides)
-    clock("principal components")
-    first = LowRankPruning(_Origin(whole, left, len(wides)), wides, bases)
-    return first.run()
+    wides, left = _wides(whole, stream.flow)
+    pruning = whole
+    if wides:
+        bases = bases_of(stream, wides, whole.groups, whole.journal, part(whole.tell, (0.0, 0.05)))
+        clock("principal components")
+        pruning = LowRankPruning(_Origin(whole, left, len(wides)), wides, bases)
+    model, plan, report = pruning.run()
+    report.low_rank = report.low_rank or LowRank(len(wides), left=left)
+    return model, plan, report
+
+
+def _wides(whole: Pruning, flow: Flow) -> tuple[list[Wide], list[Left]]:
+    asked = whole.request.options
+    return find_wide(flow, whole.groups.trace.shape_of, ignore=asked.ignore, only=asked.only)
 
 
 def _samples(pruning: Pruning) -> Samples:
@@ -79,52 +79,30 @@ def _samples(pruning: Pruning) -> Samples:
     return pruning.samples
 
 
-def _bases(whole: Pruning, stream: Stream, wides: Sequence[Wide]) -> Bases:
-    """Principal directions of the outputs of some nodes."""
-    values, flow = whole.groups.trace.values, stream.flow
-    keys = {}
-    for wide in wides:
-        rank = values[wide.linear.y].rank
-        axes = wide.linear.form.made_axes(rank)
-        keys[wide.linear.y, axes] = wide, rank
-    channels = {key: flow.initializers[wide.linear.weight].dims[wide.outputs] for key, (wide, _) in keys.items()}
-    tell = part(whole.tell, (0.0, 0.05))
-    found = {}
-    apart = splits(stream.samples)  # removals are measured on those that are held out
-    for key, m in tensor_moments(stream, channels, whole.groups, "outputs", whole.journal, tell, apart=apart):
-        wide, rank = keys[key]
-        moments = m.covariance
-        if follow(flow, wide.linear, key[1], rank, channels[key]).slot is None:  # the mean has no other place
-            moments = moments + np.outer(m.mean, m.mean)
-        stored = flow.constant(wide.linear.weight)
-        assert stored is not None
-        found[key[0]] = directions(wide.linear.matrix(stored)[0], moments)
-    return found
-
-
 @dataclass(frozen=True)
 class _Origin:
-    """Where it began: the pruning of the source, wide nodes that can't be two, and how many can."""
+    """Where it began.
+
+    Attributes:
+        whole: the pruning of the source.
+        left: wide nodes that can't be two.
+        tried: how many can.
+        teacher: whose outputs are to be kept, with the same nodes as two, where the source is a part of it already.
+    """
 
     whole: Pruning
     left: list[Left]
     tried: int
-
-    def dense(self, quantity: str) -> float:
-        """What the source costs."""
-        return self.latency.dense if quantity == "latency" else self.setting.cost(quantity).total({})
+    teacher: Prepared | None = None
 
     @cached_property
     def setting(self) -> Setting:
         """Costs of the source, none of whose groups change."""
         whole = self.whole
+        if whole.costs is not None:
+            return whole.costs
         asked = whole.request
         return Setting(whole.source, whole.prepared, whole.groups, [], asked.providers, asked.timing, asked.shapes)
-
-    @property
-    def latency(self) -> Latency:
-        """Of the source, measured."""
-        return self.setting.latency
 
 
 class _UnpaidError(Exception):
@@ -148,10 +126,13 @@ class LowRankPruning(Pruning):
         self.origin, self.wides, self.bases = origin, wides, bases
         whole = origin.whole
         model, self.pairs = factorize(whole.prepared.model, wides, bases)
-        super().__init__(model, replace(whole.request, data=whole.samples, resume=None), whole.tell, whole.clock)
+        request = replace(whole.request, data=whole.samples, resume=None)
+        super().__init__(model, request, whole.whole, whole.clock, origin.teacher)
+        self.costs = origin.setting
         self.journal = whole.journal
         self.groups.trace.clones = self.prepared.clones = whole.prepared.clones
         self.side = Side(self.groups, self.pairs)
+        rename(self.groups, self._ids())
         self.twins = self._twins()
         by_id = {g.id: g for g in self.groups.groups}
         for twin in self.twins:
@@ -166,6 +147,12 @@ class LowRankPruning(Pruning):
 
     def _read(self) -> Samples:
         return _samples(self.origin.whole)
+
+    def _ids(self) -> dict[str, str]:
+        """Groups have the names of those of the source; inner channels are `r0`, `r1`, ..."""
+        inner = [g for p in self.pairs if (g := self.side.inner_group(p)) is not None]
+        same = Transfer(Side(self.origin.whole.groups), self.side).partners()
+        return {g.id: f"r{k}" for k, g in enumerate(inner)} | {i: g.id for i, g in same.items()}
 
     def _twins(self) -> list[Twin]:
         self._moving = [p for p in self.pairs if self.side.inner_group(p) is not None]
@@ -216,11 +203,16 @@ class LowRankPruning(Pruning):
 
     # ---- within targets ----
 
-    def budget(self, scores: Scores, targets: Sequence[Target]) -> Budget:
-        """Limits of costs, as shares of what the source costs."""
-        found = super().budget(scores, targets)
-        found.dense = {t.quantity: self.origin.dense(t.quantity) for t in targets}
-        return found
+    @property
+    def plain(self) -> Pruning:
+        """The pruning of the model whose nodes are one."""
+        return self.origin.whole
+
+    def alike(self, whole: Pruning) -> Pruning:
+        """The pruning of a shorter model with the same nodes as two, in the bases of what the source computes."""
+        wides, left = _wides(whole, Flow(lift(whole.prepared.model)))
+        wides = [w for w in wides if w.linear.y in self.bases]
+        return LowRankPruning(_Origin(whole, left, len(wides), self.reference), wides, self.bases) if wides else whole
 
     def counted(self, budget: Budget) -> Budget:
         """The budget with multiply-accumulates in place of latency, at the same share.
@@ -231,7 +223,7 @@ class LowRankPruning(Pruning):
         timed = next((t for t in budget.targets if t.quantity == "latency"), None)
         if timed is None:
             return budget
-        share = timed.value if timed.share else timed.value / self.origin.dense("latency")
+        share = timed.value if timed.share else timed.value / budget.of_source("latency")
         limits = [t for t in budget.targets if t.quantity not in ("latency", "macs")]
         limits += [t for t in budget.targets if t.quantity == "macs"] or [Target("macs", min(share, 0.999), share=True)]
         return self.carried(replace(budget, targets=limits), self)
@@ -263,19 +255,19 @@ class LowRankPruning(Pruning):
         """The budget of another model with the same targets."""
         own = other.budget(other.known, budget.targets)
         own.closest = budget.closest
-        if any(t.quantity == "latency" for t in budget.targets):
-            own.setting.latency.against(self.origin.latency)
         return own
 
     # ---- the end ----
 
     def finished(self, found: Attempt) -> tuple[onnx.ModelProto, Plan, Report]:
         """The model, what went, and figures."""
+        if found.shorter is not None:
+            return super().finished(found)
         owner = next((own for attempt, own in self._owners if attempt is found), self)
         model, plan, report = Pruning.finished(owner, found)
         whole = self.origin.whole
         report = whole.beside(report)
-        report.layers = _layers(report.layers, whole)
+        report.layers = beside(report.layers, whole.groups, whole.prepared.graph)
         report.low_rank = owner.figures(model)
         rows = [{"node": f.node, "weight": f.weight, "rank": f.rank} for f in report.low_rank.factored]
         return model, replace(plan, sha256=sha256_model(whole.source), low_rank=rows), report
@@ -316,18 +308,6 @@ class LowRankPruning(Pruning):
         if not found.passed:
             raise VerificationError(f"with nodes written as two the model computes something else: {found.message}")
         return found
-
-
-def _layers(rows: Sequence[Layer], whole: Pruning) -> list[Layer]:
-    """Rows of the result beside what the source had: the first node of a pair was not there."""
-    every = np.ones(whole.groups.classes.of_label.size, np.bool_)
-    before = {row.name: row for row in layers(whole.groups, whole.prepared.graph, every)}
-    found = []
-    for row in rows:
-        own = before.get(row.name)
-        macs, params = (0, 0) if own is None else (own.macs_before, own.params_before)
-        found.append(replace(row, macs_before=macs, params_before=params))
-    return found
 
 
 def _most(pair: Pair, weights: Mapping[str, Weight]) -> int:

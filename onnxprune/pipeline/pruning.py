@@ -57,12 +57,17 @@ class Pruning:
         clock: of the stages so far.
         teacher: the model whose outputs are to be kept, where `source` is a part of it already.
 
+    Attributes:
+        twins: nodes that may be one or two.
+        costs: of the model that `source` was made from; None where nothing was done to it yet.
+
     Raises:
         ModelError: the model is not valid, or ONNX Runtime can't run it on the samples.
         UsageError: a provider is absent, or the folder to resume from can't be written to.
     """
 
     twins: Sequence[Twin] = ()
+    costs: Setting | None = None
 
     def __init__(
         self, source: onnx.ModelProto, request: Request, tell: Progress, clock: Clock, teacher: Prepared | None = None
@@ -146,6 +151,7 @@ class Pruning:
             self.request.shapes,
             part(self.tell, self.shares["table"]),
             self.twins,
+            self.costs,
         )
         return Budget(setting, self.options, scores, targets, self.request.closest)
 
@@ -167,6 +173,19 @@ class Pruning:
                 budget.judge()
                 return found
             budget.forget(found)
+
+    def counted(self, budget: Budget) -> Budget:
+        """The budget by which it is settled which nodes there are."""
+        return budget
+
+    @property
+    def plain(self) -> Pruning:
+        """The pruning of the source as it was given."""
+        return self
+
+    def alike(self, whole: Pruning) -> Pruning:
+        """The pruning of another model as this one is that of its source."""
+        return whole
 
     def chosen(self, budget: Budget) -> list[Choice]:
         """What goes.

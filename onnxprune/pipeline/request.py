@@ -66,8 +66,6 @@ class Request:
             )
         if self.low_rank and (self.options.ranking != "knapsack" or not self.target or self.data is None):
             raise UsageError("low_rank is a choice of the knapsack: it needs a target, samples, and the ranking knapsack")
-        if self.depth and self.low_rank:
-            raise UsageError("depth and low_rank exclude each other: blocks are chosen for nodes that stay one")
         if self.low_rank and self.merge:
             raise UsageError("low_rank and merge exclude each other: what a pair lacks is made up for by the fit")
         if self.reconstruct not in (None, *get_args(Mode)):

@@ -52,6 +52,8 @@ class Blocks:
         gone: those that went, in the order in which they were chosen.
         candidates: how many could go.
         foretold: by number of blocks.
+        repaired: by number of blocks, of those that were tried to the end: norm of the outputs' error on the samples over
+            that of the source's outputs, the mean over outputs.
         verification: that zeros in their last weights do the same; None where it was not asked for, or can't be had.
         put_back: summands of blocks that stay as their check failed, with the reason.
         refused: summands that can't go, with the reason.
@@ -60,6 +62,7 @@ class Blocks:
     gone: list[Block] = field(default_factory=list)
     candidates: int = 0
     foretold: list[Foretold] = field(default_factory=list)
+    repaired: dict[int, float] = field(default_factory=dict)
     verification: Verification | None = None
     put_back: dict[str, str] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
+import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxprune.groups.classes import Mask
@@ -49,6 +50,26 @@ def layers(groups: Groups, result: gs.Graph, alive: Mask) -> list[Layer]:
     times = rounds(groups.trace.graph, groups.trace.inferred.scopes).times
     found = _rows(groups, groups.trace.graph, result, alive, times)
     return [row for row in found if row.macs_before or row.params_before]
+
+
+def beside(rows: Sequence[Layer], groups: Groups, graph: gs.Graph) -> list[Layer]:
+    """Rows of a model that was made from another one, beside what that had; a node that is gone has a row too.
+
+    Args:
+        rows: of the model, in its order.
+        groups: analysis of the other one.
+        graph: the other one.
+    """
+    source = {row.name: row for row in layers(groups, graph, np.ones(groups.classes.of_label.size, np.bool_))}
+    none = Layer("", "", 0, 0, 0, 0)
+    own = [(row, source.get(row.name, none)) for row in rows]
+    left = [replace(row, macs_before=was.macs_before, params_before=was.params_before) for row, was in own]
+    found = []
+    for name, row in source.items():
+        end = next((k for k, other in enumerate(left) if other.name == name), -1) + 1
+        found += left[:end] if end else [replace(row, macs_after=0, params_after=0)]
+        left = left[end:]
+    return found + left
 
 
 def _rows(groups: Groups, source: gs.Graph, result: gs.Graph, alive: Mask, times: Mapping[int, int]) -> Iterator[Layer]:

@@ -136,6 +136,9 @@ def block_notes(report: Report, *, verbose: bool) -> list[Note]:
         notes.append(Note("", f"{text}, {si(block.params)} parameters; alone it loses {block.loss:.1%} of the outputs"))
     told = [f"{f.blocks}: {'out of reach' if f.loss is None else f'{f.loss:.1%}'}" for f in blocks.foretold]
     notes.append(Note("foretold", f"loss of the outputs before any repair, by blocks dropped: {', '.join(told)}"))
+    if blocks.repaired:
+        told = [f"{n}: {error:.1%}" for n, error in sorted(blocks.repaired.items())]
+        notes.append(Note("", f"error of the outputs after it, which decides: {', '.join(told)}"))
     for tensor, reason in blocks.put_back.items():
         text = f"the block that ends in {tensor!r} stays: {reason} (a bug of onnxprune, please report it)"
         notes.append(Note("put back", text, "bold red"))

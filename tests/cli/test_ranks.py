@@ -35,7 +35,6 @@ def test_low_rank_from_file_to_file(invoke, tmp_path):
         [],
         ["--target", "macs=0.5", "--ranking", "global"],
         ["--target", "macs=0.5", "--merge"],
-        ["--target", "macs=0.5", "--depth", "--data", "models/fashion_mnist.npz"],
         ["--target", "macs=0.5", "--reconstruct", "none"],
         ["--lossless"],
     ],
