@@ -142,7 +142,7 @@ def prune(
         resume: folder for finished statistics and fits. A second call with the same inputs and the same folder goes on from
             there, with the same result; what other calls left there is not looked at.
         timing: threads, batch and cache folder for a latency target; one sample with ONNX Runtime's own number of threads
-            where not given.
+            where not given. Inputs are as large as those of `data` usually are, unless `shapes` asks for others.
         shapes: concrete shapes of inputs with symbolic dimensions; chosen where not given.
         check: verify with random inputs, and put back groups that fail.
         seed: of the random inputs.

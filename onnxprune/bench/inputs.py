@@ -13,10 +13,54 @@ from onnxprune.errors import ModelError, UsageError
 from onnxprune.proof.session import first_line
 
 if TYPE_CHECKING:
-    pass
+    from onnxprune.calibrate.batch import Samples
 
 Shapes = Mapping[str, Sequence[int]]
 Arrays = dict[str, NDArray[Any]]
+
+
+def of_one_run(
+    model: onnx.ModelProto,
+    batch: int = 1,
+    shapes: Shapes | None = None,
+    samples: Samples | None = None,
+    seed: int = 0,
+) -> Arrays:
+    """What a model that was given samples is timed with: samples of the usual size, or random numbers.
+
+    Time depends on how long a text is or how large an image. So real samples tell, unless the user wants other shapes.
+
+    Args:
+        model: whose inputs are fed.
+        batch: samples of a run, where the model leaves that open.
+        shapes: shapes fixed by the user, by input name.
+        samples: that were given, random ones among them.
+        seed: of random numbers.
+
+    Raises:
+        ModelError: no shapes could be found that the model accepts.
+    """
+    if samples is not None and not samples.synthetic:
+        feeds = _usual(model, samples, batch)
+        if all(feeds[n].shape == tuple(shape) for n, shape in (shapes or {}).items() if n in feeds):
+            return feeds
+    return made_up(model, batch, shapes, seed)
+
+
+def _usual(model: onnx.ModelProto, samples: Samples, batch: int) -> Arrays:
+    """The first samples of the size that half of them do not exceed, repeated where there are too few of one shape."""
+    from onnxprune.calibrate.batch import batch_size
+    from onnxprune.calibrate.signature import signature
+
+    sizes = [(sum(a.size for a in b.feeds.values()) / batch_size(b), b.count) for b in samples.batches]
+    order = sorted(range(len(sizes)), key=lambda k: sizes[k][0])
+    half = np.cumsum([sizes[k][1] for k in order])
+    chosen = samples.batches[order[int(np.searchsorted(half, half[-1] / 2))]]
+    wanted = signature(model)
+    if not wanted.batched or wanted.batch is not None:
+        return dict(chosen.feeds)
+    rows = np.arange(batch) % chosen.count
+    return {name: np.ascontiguousarray(array[rows]) for name, array in chosen.feeds.items()}
 
 
 def made_up(model: onnx.ModelProto, batch: int = 1, shapes: Shapes | None = None, seed: int = 0) -> Arrays:

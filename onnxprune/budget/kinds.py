@@ -14,6 +14,7 @@ from onnxprune.budget.costs import Cost
 from onnxprune.budget.counted import macs, params, size
 from onnxprune.budget.memory import Memory
 from onnxprune.budget.pairs import Twin
+from onnxprune.calibrate.batch import Samples
 from onnxprune.errors import UsageError
 from onnxprune.groups.group import Groups
 from onnxprune.latency.timing import Timing
@@ -36,6 +37,7 @@ class Setting:
         providers: execution providers, as the user named them.
         timing: how the model will be run, for latency.
         shapes: of inputs that the model leaves open.
+        samples: that were given, which models are timed with.
         tell: progress of measurements.
         twins: nodes that may be one or two, and count as what costs less.
         beside: setting of the model that this one was made from: targets are shares of what that one costs, and times are
@@ -49,6 +51,7 @@ class Setting:
     providers: Sequence[str] = ()
     timing: Timing = field(default_factory=Timing)
     shapes: Mapping[str, Sequence[int]] | None = None
+    samples: Samples | None = None
     tell: Callable[[str, float], None] | None = None
     twins: Sequence[Twin] = ()
     beside: Setting | None = None
@@ -95,6 +98,7 @@ class Setting:
             self.timing,
             providers=self.providers,
             shapes=self.shapes,
+            samples=self.samples,
             progress=self.tell,
         )
         if self.beside is not None:

@@ -113,12 +113,13 @@ class PruneRun:
                 self.times = self._time(model)
 
     def _time(self, model: onnx.ModelProto) -> tuple[Times, Times] | None:
-        from onnxprune.bench.inputs import made_up
+        from onnxprune.bench.inputs import of_one_run
         from onnxprune.bench.quick import latency
 
         names = {"before": self.source, "after": self.output}
         try:
-            times = latency(names, made_up(model, 1, self.data.shapes), threads=self.request.timing.threads)
+            feeds = of_one_run(model, 1, self.data.shapes, self.samples)
+            times = latency(names, feeds, threads=self.request.timing.threads)
         except ModelError as error:  # the pruned model is there and proven: a missing figure must not take it away
             self.untimed = str(error)
             return None

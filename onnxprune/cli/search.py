@@ -192,10 +192,11 @@ def _searched(
         return front, ""
     progress("timing all models", 0.95)
     try:
-        from onnxprune.bench.inputs import made_up
+        from onnxprune.bench.inputs import of_one_run
 
         threads = given.timing.threads if given.timing else 0
-        return timed(front, given.source, folder, made_up(opened.model, 1, given.data.shapes), threads=threads), ""
+        feeds = of_one_run(opened.model, 1, given.data.shapes, opened.study.samples)
+        return timed(front, given.source, folder, feeds, threads=threads), ""
     except ModelError as error:
         return front, str(error)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from onnxprune.bench.inputs import check_batch, made_up
+from onnxprune.bench.inputs import check_batch, of_one_run
 from onnxprune.budget.axes import Axes
+from onnxprune.calibrate.batch import Samples
 from onnxprune.groups.group import Groups
 from onnxprune.latency.cost import Latency
 from onnxprune.latency.machine import Runtime
@@ -28,6 +29,7 @@ def latency_cost(
     *,
     providers: Sequence[str] = (),
     shapes: Mapping[str, Sequence[int]] | None = None,
+    samples: Samples | None = None,
     progress: Progress | None = None,
     seed: int = 0,
 ) -> Latency:
@@ -41,6 +43,7 @@ def latency_cost(
         timing: how the model will be run.
         providers: execution providers, as the user named them.
         shapes: of inputs that the model leaves open.
+        samples: that tell how large inputs usually are.
         progress: called with the stage and the share that is done.
         seed: of widths and inputs.
 
@@ -49,7 +52,7 @@ def latency_cost(
         UsageError: a provider is absent, or the model fixes another batch.
     """
     runtime = Runtime(parse_providers(providers), timing.threads)
-    feeds = made_up(prepared.model, timing.batch, shapes, seed)
+    feeds = of_one_run(prepared.model, timing.batch, shapes, samples, seed)
     if timing.batch > 1:
         check_batch(prepared.model, timing.batch, feeds, shapes)
     sampler = Sampler(prepared, groups, choices, feeds, runtime, Store(timing.folder, runtime))

@@ -95,6 +95,7 @@ class Latency:
             provider=short(runtime.providers.chosen[0][0]),
             threads=runtime.threads,
             batch=self._timing.batch,
+            inputs={name: array.shape for name, array in self.comparison.feeds.items()},
         )
 
     def figures(self, widths: Widths, measured: float) -> LatencyFigures:

@@ -9,6 +9,9 @@ if TYPE_CHECKING:
     from onnxprune.report.tables import Note
 
 
+_NAMED = 3
+
+
 @dataclass(frozen=True)
 class TableFigures:
     """The table of latencies, and how far it is to be trusted.
@@ -27,6 +30,7 @@ class TableFigures:
         provider: that models ran on.
         threads: of one operator; 0 is ONNX Runtime's choice.
         batch: samples of a run.
+        inputs: shapes that were fed, by input.
     """
 
     dense_ms: float
@@ -42,6 +46,7 @@ class TableFigures:
     provider: str
     threads: int
     batch: int
+    inputs: dict[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -94,7 +99,9 @@ def _where(found: TableFigures) -> str:
     from onnxprune.report.tables import plural
 
     threads = plural(found.threads, "thread") if found.threads else "as many threads as ONNX Runtime takes"
-    return f"{found.provider}, {threads}, batch {found.batch}"
+    fed = [f"{name} {'x'.join(map(str, shape)) or 'scalar'}" for name, shape in found.inputs.items()]
+    more = f" and {plural(len(fed) - _NAMED, 'other input')}" if len(fed) > _NAMED else ""
+    return f"{found.provider}, {threads}, {', '.join(fed[:_NAMED])}{more}"
 
 
 def _untimed(found: TableFigures) -> list[Note]:

@@ -101,8 +101,8 @@ class _Origin:
         whole = self.whole
         if whole.costs is not None:
             return whole.costs
-        asked = whole.request
-        return Setting(whole.source, whole.prepared, whole.groups, [], asked.providers, asked.timing, asked.shapes)
+        asked, samples = whole.request, whole.samples
+        return Setting(whole.source, whole.prepared, whole.groups, [], asked.providers, asked.timing, asked.shapes, samples)
 
 
 class _UnpaidError(Exception):

@@ -149,6 +149,7 @@ class Pruning:
             self.request.providers,
             self.request.timing,
             self.request.shapes,
+            self.samples,
             part(self.tell, self.shares["table"]),
             self.twins,
             self.costs,

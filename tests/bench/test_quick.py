@@ -1,12 +1,15 @@
 """A quick look at latencies in one process."""
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import onnx.parser
 import pytest
 
-from onnxprune.bench.inputs import made_up
+from onnxprune.bench.inputs import made_up, of_one_run
 from onnxprune.bench.quick import latency
+from onnxprune.calibrate.batch import Batch, Samples
 from onnxprune.errors import ModelError
 
 from .conftest import chain
@@ -48,3 +51,36 @@ def test_fixed_and_given_dimensions_stay():
     (shape,) = inputs_of(text).values()
     assert shape[0] == 4 and shape[1] > 1
     assert inputs_of("(float[N, M] x) => (float[N, M] y) { y = Relu (x) }", x=(5, 6)) == {"x": (5, 6)}
+
+
+OPEN = "(float[N, S] x) => (float[N, S] y) { y = Relu (x) }"
+
+
+@pytest.fixture
+def texts():
+    """Eleven samples, most of them of length 5."""
+    sizes = [(2, 3), (7, 5), (1, 9), (1, 8)]
+    batches = [Batch({"x": np.full((n, length), length, np.float32)}, n) for n, length in sizes]
+    return Samples(batches, 11, "texts", False, None)
+
+
+def fed(text, batch=1, samples=None, **shapes):
+    model = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]> m {text}')
+    return of_one_run(model, batch, shapes, samples)["x"]
+
+
+def test_models_are_timed_with_samples_of_the_usual_size(texts):
+    assert fed(OPEN, samples=texts).tolist() == [[5.0] * 5]
+    assert fed(OPEN, 9, samples=texts).tolist() == [[5.0] * 5] * 9
+
+
+def test_other_inputs_are_made_up_where_shapes_ask_for_them(texts):
+    assert fed(OPEN, samples=texts, x=(1, 5)).tolist() == [[5.0] * 5]
+    assert fed(OPEN, samples=texts, x=(1, 6)).shape == (1, 6)
+    random = replace(texts, synthetic=True)
+    assert fed(OPEN, samples=random).shape == fed(OPEN).shape != (1, 5)
+
+
+def test_a_batch_that_the_model_fixes_is_fed_whole(texts):
+    whole = replace(texts, batches=texts.batches[1:2])
+    assert fed("(float[7, S] x) => (float[7, S] y) { y = Relu (x) }", samples=whole).shape == (7, 5)

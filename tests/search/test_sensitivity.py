@@ -83,6 +83,7 @@ def test_latencies_are_those_of_the_table_and_follow_the_schema(study, timed):
     found, latency, cache = timed
     assert found.latency == latency.total({}) == pytest.approx(found.latency_table.dense_ms, rel=0.3)
     assert found.latency_table.measured_now and found.latency_table.threads == 1
+    assert found.latency_table.inputs == {"x": (1, 1, 8, 8)}
     for curve in found.groups:
         for point in curve.points:
             assert point.latency == latency.total({curve.id: curve.units - point.removed})
