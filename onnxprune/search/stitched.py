@@ -31,11 +31,12 @@ from onnxprune.proof.session import first_line, open_session
 from onnxprune.recover.merge import STRENGTH
 from onnxprune.recover.slots import give_slots
 from onnxprune.recover.target import Slot, follow
-from onnxprune.statistics.channels import ChannelStatistics, shrunk
+from onnxprune.statistics.channels import ChannelStatistics
 from onnxprune.statistics.flow import Flow, lift
 from onnxprune.statistics.gates import GatedModel, owners
 from onnxprune.statistics.linear import Linear, plain_linear
 from onnxprune.statistics.sensitivity import SAMPLES, chosen, compared
+from onnxprune.statistics.shrinkage import damped
 
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
@@ -200,7 +201,7 @@ def _compensation(
     whole = weights[gone].sum(axis=1)
     if not gone.size or not here.size:
         return change, s.mean[gone] @ whole if shifts else np.zeros(weights.shape[2])
-    covariance = shrunk(s.covariance, s.rows)
+    covariance = damped(s.covariance, s.rows)
     second = covariance if shifts else covariance + np.outer(s.mean, s.mean)
     inner = second[np.ix_(here, here)]
     amount = max(STRENGTH * float(np.diagonal(inner).mean()), _TINY)

@@ -298,9 +298,3 @@ class _Collector:
         count = max(m.rows, 1)
         m.xx /= count
         return ChannelStatistics(self.key[0], self.unlabelled, m.rows, m.x[0], m.xx[0], zeros / count, [])
-
-
-def shrunk(covariance: NDArray[np.float64], rows: int) -> NDArray[np.float64]:
-    """Fewer correlations where there are few rows: C channels seen in less than C rows seem to make up for each other."""
-    share = min(1.0, (len(covariance) / max(rows, 1)) ** 2)
-    return (1 - share) * covariance + share * np.diag(np.diagonal(covariance))

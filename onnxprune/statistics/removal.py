@@ -22,7 +22,6 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import helper
-from scipy.linalg import cho_factor, cho_solve
 
 from onnxprune.calibrate.batch import Batch, Samples, splits
 from onnxprune.errors import ModelError
@@ -36,6 +35,7 @@ from onnxprune.statistics.flow import Flow, lift
 from onnxprune.statistics.linear import find_linear
 from onnxprune.statistics.providers import CPU, Providers
 from onnxprune.statistics.sensitivity import chosen, compared, is_depthwise
+from onnxprune.statistics.shrinkage import best_guess
 
 Array = NDArray[Any]
 Removals = Mapping[str, Sequence[Ids]]
@@ -213,7 +213,7 @@ def _guesses(groups: Groups, places: Sequence[_Place], classes: Ids) -> list[_Gu
         shift = np.zeros(place.labels.size)
         for block, s in place.blocks:
             here = gone[block]
-            matrix, constant = _predictor(s, here)
+            matrix, constant = best_guess(s.mean, s.covariance, s.rows, here)
             r, c = block.start + np.flatnonzero(~here), block.start + np.flatnonzero(here)
             mapped[np.ix_(r, c)] = matrix
             shift[c] = constant
@@ -221,35 +221,6 @@ def _guesses(groups: Groups, places: Sequence[_Place], classes: Ids) -> list[_Gu
         small = mapped[np.ix_(kept, own)].astype(np.float32)
         found.append(_Guess(place, kept, own, small, shift[own].astype(np.float32)))
     return found
-
-
-def _predictor(s: ChannelStatistics, gone: NDArray[np.bool_]) -> tuple[Array, Array]:
-    """The best linear guess of the channels that go: `(kept, gone)` and `(gone,)`."""
-    covariance = damped(s.covariance, s.rows)
-    kept = ~gone
-    if not kept.any():
-        return np.zeros((0, int(gone.sum()))), s.mean[gone]
-    factor = cho_factor(covariance[np.ix_(kept, kept)])
-    matrix = cho_solve(factor, covariance[np.ix_(kept, gone)])
-    return matrix, s.mean[gone] - s.mean[kept] @ matrix
-
-
-def damped(covariance: Array, rows: int) -> Array:
-    """Correlations drawn towards 0 as far as so many rows of these channels ask for: the oracle approximating shrinkage.
-
-    It looks at how far correlated the channels are: a few strong directions are known from few rows.
-
-    Source: Chen et al. 2010, "Shrinkage Algorithms for MMSE Covariance Estimation", eq. 23, of the correlation matrix.
-    """
-    p = len(covariance)
-    scale = np.sqrt(np.maximum(np.diagonal(covariance), 1e-30))
-    squares = float(np.square(covariance / np.outer(scale, scale)).sum())
-    above = (1 - 2 / p) * squares + p * p
-    below = (rows + 1 - 2 / p) * (squares - p)
-    share = min(above / below, 1.0) if below > above else 1.0
-    diagonal = np.diagonal(covariance)
-    small = 1e-3 * diagonal + 1e-6 * max(float(diagonal.mean()), 1e-30)
-    return np.asarray((1 - share) * covariance + np.diag(share * diagonal + small))
 
 
 def _loss(name: str) -> str:

@@ -13,7 +13,8 @@ from onnxprune.select.allocate import Options, ranked
 from onnxprune.select.context import ScoreContext
 from onnxprune.select.criteria import score
 from onnxprune.statistics.channels import channel_statistics
-from onnxprune.statistics.removal import SAMPLES, damped, removal_effects
+from onnxprune.statistics.removal import SAMPLES, removal_effects
+from onnxprune.statistics.shrinkage import damped
 from onnxprune.surgery.apply import stored_weights
 from tests.statistics.test_sensitivity import branches, samples
 
