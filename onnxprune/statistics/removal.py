@@ -11,7 +11,7 @@ replaced by the best linear guess from those that stay,
 forward pass for each width, and what the greedy elimination promises: its compensation, before any fit. S comes from other
 samples than those that are looked at: on its own, a wide layer with few samples seems to do without most of its channels.
 What recurrent nodes read of their own states changes with every step, so there the weights get the guess in place of the
-tensor (`states`), and what others read is guessed from the states that come of it: two passes.
+tensor (`gate_weights`), and what others read is guessed from the states that come of it: two passes.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from onnxprune.proof.session import first_line, open_session
 from onnxprune.proof.widen import is_narrow
 from onnxprune.statistics.channels import ChannelStatistics, labels_on
 from onnxprune.statistics.flow import Flow, lift
+from onnxprune.statistics.gate_weights import GateWeights, find_gate_weights
 from onnxprune.statistics.linear import find_linear
 from onnxprune.statistics.providers import CPU, Providers
 from onnxprune.statistics.recurrent import Recurrent, find_recurrent, with_states
 from onnxprune.statistics.sensitivity import chosen, compared, is_depthwise
 from onnxprune.statistics.shrinkage import best_guess
-from onnxprune.statistics.states import States, find_states
 
 Array = NDArray[Any]
 Removals = Mapping[str, Sequence[Ids]]
@@ -85,7 +85,8 @@ def removal_effects(
     lifted = with_states(lift(model))
     outputs = [o.name for o in lifted.graph.output]
     flow = Flow(lifted)
-    places, states = _places(flow, groups, statistics), find_states(flow, groups, statistics)
+    places = _places(flow, groups, statistics)
+    states = [g for g in find_gate_weights(flow, groups, statistics) if g.slot == 2]
     if not (places or states) or not removals or is_narrow(model):
         return {}
     section = None
@@ -201,7 +202,7 @@ def _blocks(place: _Place, statistics: Sequence[ChannelStatistics]) -> Iterator[
 class _Known:
     """Guesses by the number of the removal; those that do not fit into `_HELD` bytes are made again when they are needed."""
 
-    def __init__(self, groups: Groups, places: Sequence[_Place], states: Sequence[States]) -> None:
+    def __init__(self, groups: Groups, places: Sequence[_Place], states: Sequence[GateWeights]) -> None:
         self.groups, self.places, self.states = groups, places, states
         self.held: dict[int, _Removal] = {}
         self.used = 0
@@ -248,7 +249,7 @@ def _loss(name: str) -> str:
     return f"{name}_onnxprune_loss"
 
 
-def _with_losses(model: onnx.ModelProto, places: Sequence[_Place], states: Sequence[States]) -> onnx.ModelProto:
+def _with_losses(model: onnx.ModelProto, places: Sequence[_Place], states: Sequence[GateWeights]) -> onnx.ModelProto:
     """The model whose linear nodes read a sum of the tensor and an input, and recurrent ones weights with changes."""
     of_node = {node: p for p in places for node in p.readers}
     recurrent = {s.node.node: s for s in states}
@@ -283,7 +284,7 @@ class _Probe:
     model: onnx.ModelProto
     outputs: list[str]
     places: list[_Place]
-    states: list[States]
+    states: list[GateWeights]
     providers: Providers
     against: onnx.ModelProto | None = None
 
