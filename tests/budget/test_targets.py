@@ -192,3 +192,9 @@ def test_weights_that_nodes_make_are_named_as_the_reason_and_other_rankings_work
         onnxprune.prune(model, target={"macs": 0.5}, data={"x": x}, criterion="obs", ranking="knapsack")
     report = onnxprune.prune(model, target={"macs": 0.5}, data={"x": x}, criterion="l2").report
     assert report.macs_after <= 0.5 * report.macs_before
+
+
+def test_a_share_of_nothing_is_no_target():
+    model = make("(float[N, 6] x) => (float[N, 6] y) { y = Mul (x, w) }", {"w": (6,)})
+    with pytest.raises(UsageError, match=r"macs=0.5: the source has no macs"):
+        onnxprune.prune(model, target={"macs": 0.5}, check=False)
