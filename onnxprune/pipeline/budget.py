@@ -15,7 +15,7 @@ from onnxprune.budget.kinds import Setting
 from onnxprune.budget.memory import Memory
 from onnxprune.budget.reached import Reached
 from onnxprune.budget.targets import Target, amount
-from onnxprune.errors import BudgetError
+from onnxprune.errors import BudgetError, UsageError
 from onnxprune.groups.classes import Mask
 from onnxprune.select.allocate import Choice, Options, ranked
 from onnxprune.select.context import Scores
@@ -124,7 +124,10 @@ class Budget:
         return min(even, most) if line is None else min(max(line, 0.5 * even), max(most, wanted))
 
     def _most(self, target: Target) -> float:
-        return target.most(self.of_source(target.quantity))
+        most = target.most(self.of_source(target.quantity))
+        if not most:
+            raise UsageError(f"target {target}: the source has no {target.quantity}, so there is no share of it")
+        return most
 
     def off(self, model: onnx.ModelProto, alive: Mask, put_back: Sequence[str] = (), *, counted: bool = False) -> bool:
         """Whether widths have to be chosen again, with limits moved by what the result is off.

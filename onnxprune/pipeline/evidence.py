@@ -153,7 +153,7 @@ def measured_curves(
 ) -> dict[str, Curve]:
     """Curves that give what a few removals from each group were measured to do to the output.
 
-    Where that can't be measured (what reads the group is a recurrent node) the group is as sensitive as the median one.
+    Where that can't be measured (no node with statistics reads the group) the group is as sensitive as the median one.
 
     Args:
         reference: the model that samples run through.

@@ -14,7 +14,7 @@ from onnxprune.budget.reached import Trial
 from onnxprune.budget.targets import Target
 from onnxprune.calibrate.batch import Samples
 from onnxprune.calibrate.rebatch import rebatch
-from onnxprune.errors import NothingToPruneError
+from onnxprune.errors import NothingToPruneError, UsageError
 from onnxprune.io.journal import Journal
 from onnxprune.io.structure import model_size, sha256_model
 from onnxprune.lossless.find import edited, find_lossless, verify_lossless
@@ -36,6 +36,7 @@ from onnxprune.report.report import Report, count_params, total_macs
 from onnxprune.select.allocate import Choice, candidates, choose, ranked
 from onnxprune.select.context import Scores
 from onnxprune.select.criteria import score
+from onnxprune.statistics.channels import why_unread
 from onnxprune.statistics.providers import parse_providers
 from onnxprune.statistics.removal import SAMPLES as REMOVED
 from onnxprune.statistics.sensitivity import SAMPLES
@@ -116,11 +117,20 @@ class Pruning:
         return result
 
     def scores(self) -> Scores:
-        """Importances of all units, and loss curves where the criterion knows them; they serve any number of attempts."""
+        """Importances of all units, and loss curves where the criterion knows them; they serve any number of attempts.
+
+        Raises:
+            UsageError: the ranking needs curves, and no weight can be read.
+        """
         self.evidence = self._gather()
         if not self.needs.removals:
             self.tell("select", self.shares["select"][0])
         scores = score(self.evidence.context(self.groups, self.request.seed), self.options.criterion)
+        if self.needs.removals and not scores.curves and (why := why_unread(self.reference.model, self.groups)):
+            raise UsageError(
+                f"what each width loses can't be told: {why}. Store such weights as initializers, "
+                "or prune by a criterion that looks at weights alone (l2)"
+            )
         if self.needs.removals and self.samples is not None:
             scores.curves |= measured_curves(
                 self.reference,

@@ -37,10 +37,11 @@ from onnxprune.recover.fit import Merge
 from onnxprune.recover.kept import kept_slices
 from onnxprune.recover.slots import drop_zeros, give_slots, write_weights
 from onnxprune.recover.target import Slot, follow
-from onnxprune.statistics.channels import ChannelStatistics, shrunk
+from onnxprune.statistics.channels import ChannelStatistics
 from onnxprune.statistics.expected import ALIKE
 from onnxprune.statistics.flow import Flow, lift
 from onnxprune.statistics.linear import Linear, plain_linear
+from onnxprune.statistics.shrinkage import damped
 
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
@@ -221,7 +222,7 @@ def fold(s: ChannelStatistics, stays: Mask, weights: Floats, *, shifts: bool = T
         shifts: outputs can be shifted; where they can't, moments about zero take the place of covariances.
         correct: scale outputs to the variance they had.
     """
-    covariance = shrunk(s.covariance, s.rows)
+    covariance = damped(s.covariance, s.rows)
     second = covariance if shifts else covariance + np.outer(s.mean, s.mean)
     here, gone = np.flatnonzero(stays), np.flatnonzero(~stays)
     inner, cross, outer = second[np.ix_(here, here)], second[np.ix_(here, gone)], second[np.ix_(gone, gone)]

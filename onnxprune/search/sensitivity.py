@@ -1,8 +1,11 @@
 """What each group costs in error, by the share of it that goes: predicted from curves, or measured.
 
-The prediction is the OBS curve of the group times the sensitivity of the output; see `onnxprune.budget.curves`. Measured are
-the outputs of the model without these units, as it is and with readers that make up for them (`onnxprune.search.stitched`),
-all other groups whole. Latencies come from the table that targets are chosen by; see `onnxprune.search.pays`.
+All figures are of one group alone, all others whole, and before any fit. The prediction is what the knapsack goes by: at
+four widths of each group readers were given the best linear guess of what went and the outputs compared
+(`onnxprune.statistics.removal`), and the OBS curve leads from one to the next (`onnxprune.budget.curves`). Measured are the
+outputs at the very widths, on more samples: of the model as it is, and with readers whose weights make up for what went
+(`onnxprune.search.stitched`). The latter is what the prediction foretells. Errors of several groups do not add up.
+Latencies come from the table that targets are chosen by; see `onnxprune.search.pays`.
 """
 
 from __future__ import annotations
@@ -43,9 +46,10 @@ class Point:
         macs: multiply-accumulates of the whole model then.
         params: parameters.
         size: bytes.
-        predicted: relative error of the outputs (root of the relative squared error); None where no curve is known.
-        error: the same measured, weights as they are; None where it was not asked for.
-        repaired: the same, where readers make up for it.
+        predicted: relative error of the outputs (root of the relative squared error) where readers make up for it, before
+            any fit; None where no curve is known.
+        error: measured, weights as they are, which no prediction is about; None where it was not asked for.
+        repaired: measured, where readers make up for it by the best linear guess: what `predicted` foretells.
         metric: figure of the repaired model on the evaluation data.
         latency: of the whole model in ms, by the table; None where nothing was timed.
         latency_share: that by what the table says of the source; above 1 where the width suits the kernels badly.

@@ -7,7 +7,8 @@ up for once some of its channels are gone has a closed form (`onnxprune.recover.
 
 S are channels of the group that stay, and those of no group. So the change of a node's weights by one level of one group
 does not depend on other groups: it is solved once and kept (the bank), and a candidate is a sum of such changes. Weights are
-inputs of the session, so a candidate costs a run over the samples and nothing else.
+inputs of the session, so a candidate costs a run over the samples and nothing else. Recurrent nodes read such changes too
+(`onnxprune.statistics.gate_weights`).
 """
 
 from __future__ import annotations
@@ -31,11 +32,14 @@ from onnxprune.proof.session import first_line, open_session
 from onnxprune.recover.merge import STRENGTH
 from onnxprune.recover.slots import give_slots
 from onnxprune.recover.target import Slot, follow
-from onnxprune.statistics.channels import ChannelStatistics, shrunk
+from onnxprune.statistics.channels import ChannelStatistics
 from onnxprune.statistics.flow import Flow, lift
+from onnxprune.statistics.gate_weights import GateWeights, find_gate_weights
 from onnxprune.statistics.gates import GatedModel, owners
 from onnxprune.statistics.linear import Linear, plain_linear
+from onnxprune.statistics.recurrent import with_states
 from onnxprune.statistics.sensitivity import SAMPLES, chosen, compared
+from onnxprune.statistics.shrinkage import damped
 
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
@@ -96,7 +100,7 @@ class Stitched:
 
     def __init__(self, model: onnx.ModelProto, groups: Groups, statistics: Sequence[ChannelStatistics]) -> None:
         self.groups = groups
-        base = lift(model)
+        base = with_states(lift(model))
         known = {s.tensor for s in statistics}
         give_slots(base, lift(base), [x for x in plain_linear(Flow(base)) if x.x in known], groups)
         flow = Flow(base)
@@ -108,7 +112,10 @@ class Stitched:
         changing = {r.linear.weight for r in self.readers} | {r.slot.tensor for r in self.readers if r.slot}
         self.dense = {n: np.ascontiguousarray(numpy_helper.to_array(flow.initializers[n])) for n in sorted(changing)}
         self.gated = GatedModel(base, groups)
+        self.gates = find_gate_weights(flow, groups, statistics)
+        self.dense |= {n: a for g in self.gates for n, a in g.nothing().items()}
         fed = _fed(self.gated.model, changing)
+        _change_gates(fed, self.gates)
         self.outputs = [o.name for o in fed.graph.output]
         try:
             self.session, self._alive = open_session(fed, optimize=True, often=True)
@@ -160,6 +167,9 @@ class Stitched:
         for reader in self.of_group.get(group.id, ()):
             for name, change in self._change(reader, group.id, gone).items():
                 found[name] = found[name] + change if name in found else change
+        dead = np.isin(owners(group, self.groups.classes.count), gone)[self.groups.classes.of_label]
+        for gates in self.gates:
+            found |= gates.lost((gates.labels >= 0) & dead[gates.labels], gated=True)
         self._bank[key] = found
         self._size += sum(a.nbytes for a in found.values())
         while self._size > _BANK and len(self._bank) > 1:
@@ -200,7 +210,7 @@ def _compensation(
     whole = weights[gone].sum(axis=1)
     if not gone.size or not here.size:
         return change, s.mean[gone] @ whole if shifts else np.zeros(weights.shape[2])
-    covariance = shrunk(s.covariance, s.rows)
+    covariance = damped(s.covariance, s.rows)
     second = covariance if shifts else covariance + np.outer(s.mean, s.mean)
     inner = second[np.ix_(here, here)]
     amount = max(STRENGTH * float(np.diagonal(inner).mean()), _TINY)
@@ -208,6 +218,17 @@ def _compensation(
     change[here] = np.tensordot(m, weights[gone], axes=1)
     shift = (s.mean[gone] - s.mean[here] @ m) @ whole if shifts else np.zeros(weights.shape[2])
     return change, shift
+
+
+def _change_gates(model: onnx.ModelProto, gates: Sequence[GateWeights]) -> None:
+    """Gives recurrent nodes inputs that are added to their weights, behind the gates of units. Changes the model."""
+    nodes = []
+    for node in model.graph.node:
+        nodes += [added for g in gates if g.node.y in node.output for added in g.changeable(node)] + [node]
+    held = [onnx.NodeProto.FromString(n.SerializeToString()) for n in nodes]
+    del model.graph.node[:]
+    model.graph.node.extend(held)
+    model.graph.input.extend(info for g in gates for info in g.inputs())
 
 
 def _readers(flow: Flow, groups: Groups, statistics: Sequence[ChannelStatistics]) -> Iterator[_Reader]:

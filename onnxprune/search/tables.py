@@ -87,9 +87,10 @@ def _cell(curve: GroupCurve, point: Point, kind: str, found: Sensitivity) -> str
 
 def sensitivity_notes(found: Sensitivity, *, measured: bool) -> list[Note]:
     """What the figures are."""
-    notes = [Note("calibration", found.calibration)]
+    text = "of one group alone, before any fit; readers make up for what went. Errors of several groups do not add up"
+    notes = [Note("calibration", found.calibration), Note("predicted", text)]
     if measured:
-        text = "outputs of the model without these units, all other groups whole; readers make up for what went"
+        text = "outputs of the model without these units, all other groups whole; the prediction is about the last errors"
         notes.append(Note("measured", text))
     if found.latency_table is not None:
         notes += table_notes(found.latency_table)

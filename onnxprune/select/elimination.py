@@ -27,7 +27,7 @@ from scipy.linalg import cholesky, lapack
 from onnxprune.groups.classes import Classes, Ids, Mask
 from onnxprune.groups.group import Group
 from onnxprune.select.context import Curve, Floats
-from onnxprune.statistics.channels import shrunk
+from onnxprune.statistics.shrinkage import shrunk
 from onnxprune.statistics.threads import for_factors
 
 if TYPE_CHECKING:

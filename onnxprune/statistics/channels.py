@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -19,7 +20,7 @@ from onnxprune.statistics.accumulate import Accumulator, picked, pieces
 from onnxprune.statistics.assembly import Assembly, assembly_of
 from onnxprune.statistics.device import DeviceMoments
 from onnxprune.statistics.flow import Flow, lift
-from onnxprune.statistics.linear import Dense, Form, Linear, find_linear
+from onnxprune.statistics.linear import Dense, Form, Linear, find_declined, find_linear
 from onnxprune.statistics.positions import counted_rows, judging, positions_of_each, spread
 from onnxprune.statistics.providers import CPU, Providers
 from onnxprune.statistics.recurrent import Recurrent, find_recurrent, hidden_labels, with_states
@@ -198,6 +199,22 @@ def _readers(flow: Flow, groups: Groups) -> Iterator[tuple[Linear, list[Labels]]
                 yield of_states, [hidden.ravel()]
 
 
+def why_unread(model: onnx.ModelProto, groups: Groups) -> str:
+    """Why there are statistics of nothing, in words for a user; empty where some node's weights can be read.
+
+    Args:
+        model: that `groups` analyses.
+        groups: its analysis.
+    """
+    flow = Flow(lift(model))
+    reasons = Counter(d.reason for d in find_declined(flow, groups.trace.shape_of))
+    if not reasons or any(True for _ in _readers(flow, groups)):
+        return ""
+    (reason, _), *others = reasons.most_common()
+    more = " and other reasons" if others else ""
+    return f"none of {reasons.total()} linear nodes has a weight that can be read: {reason}{more}"
+
+
 def labels_on(value: Value, axes: Sequence[int]) -> list[Labels]:
     """Labels of all places on some axes of a tensor, flattened in the order of `axes`: once for each field on them."""
     found = []
@@ -298,9 +315,3 @@ class _Collector:
         count = max(m.rows, 1)
         m.xx /= count
         return ChannelStatistics(self.key[0], self.unlabelled, m.rows, m.x[0], m.xx[0], zeros / count, [])
-
-
-def shrunk(covariance: NDArray[np.float64], rows: int) -> NDArray[np.float64]:
-    """Fewer correlations where there are few rows: C channels seen in less than C rows seem to make up for each other."""
-    share = min(1.0, (len(covariance) / max(rows, 1)) ** 2)
-    return (1 - share) * covariance + share * np.diag(np.diagonal(covariance))

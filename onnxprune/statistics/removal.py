@@ -10,6 +10,8 @@ replaced by the best linear guess from those that stay,
 (S is the covariance that the criterion has already), and the relative squared error of the outputs is taken. That is one
 forward pass for each width, and what the greedy elimination promises: its compensation, before any fit. S comes from other
 samples than those that are looked at: on its own, a wide layer with few samples seems to do without most of its channels.
+What recurrent nodes read of their own states changes with every step, so there the weights get the guess in place of the
+tensor (`gate_weights`), and what others read is guessed from the states that come of it: two passes.
 """
 
 from __future__ import annotations
@@ -22,20 +24,22 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import helper
-from scipy.linalg import cho_factor, cho_solve
 
 from onnxprune.calibrate.batch import Batch, Samples, splits
 from onnxprune.errors import ModelError
-from onnxprune.groups.classes import Ids
+from onnxprune.groups.classes import Ids, Mask
 from onnxprune.groups.group import Groups
 from onnxprune.io.journal import Entry, Journal
 from onnxprune.proof.session import first_line, open_session
 from onnxprune.proof.widen import is_narrow
 from onnxprune.statistics.channels import ChannelStatistics, labels_on
 from onnxprune.statistics.flow import Flow, lift
+from onnxprune.statistics.gate_weights import GateWeights, find_gate_weights
 from onnxprune.statistics.linear import find_linear
 from onnxprune.statistics.providers import CPU, Providers
+from onnxprune.statistics.recurrent import Recurrent, find_recurrent, with_states
 from onnxprune.statistics.sensitivity import chosen, compared, is_depthwise
+from onnxprune.statistics.shrinkage import best_guess
 
 Array = NDArray[Any]
 Removals = Mapping[str, Sequence[Ids]]
@@ -78,30 +82,32 @@ def removal_effects(
     Raises:
         ModelError: ONNX Runtime can't run the model on the samples.
     """
-    lifted = lift(model)
-    places = _places(Flow(lifted), groups, statistics)
-    if not places or not removals or is_narrow(model):
+    lifted = with_states(lift(model))
+    outputs = [o.name for o in lifted.graph.output]
+    flow = Flow(lifted)
+    places = _places(flow, groups, statistics)
+    states = [g for g in find_gate_weights(flow, groups, statistics) if g.slot == 2]
+    if not (places or states) or not removals or is_narrow(model):
         return {}
     section = None
     if journal is not None:
         gone = {g: [part.tolist() for part in parts] for g, parts in removals.items()}
-        where = [p.name for p in places]
+        where = [[p.name for p in places], [s.node.y for s in states]]
         section = journal.section("removals", model, against or model, samples, where, gone, asdict(providers))
         if (entry := section.get("all")) is not None:
             return dict(entry.data)
-    outputs = [o.name for o in lifted.graph.output]
-    probe = _Probe(_with_losses(lifted, places), outputs, places, providers, against)
+    probe = _Probe(_with_losses(lifted, places, states), outputs, places, states, providers, against)
     work = [(g, ids) for g, parts in removals.items() for ids in parts]
     totals = [np.zeros((len(outputs), 2)) for _ in work]
-    known = _Known(groups, places)
+    known = _Known(groups, places, states)
     try:
         for b, (batch, rows) in enumerate(chosen(model, samples, SAMPLES, held=splits(samples))):
             probe.begin(batch)
             for n, (_, ids) in enumerate(work):
                 progress("measuring removals", min((b + n / len(work)) / max(len(samples.batches), 1), 1.0))
-                guesses = known.of(n, ids)
-                if guesses:
-                    totals[n] += probe.error(guesses, batch, rows, samples.mask)
+                removal = known.of(n, ids)
+                if removal.guesses or removal.fed:
+                    totals[n] += probe.error(removal, batch, rows, samples.mask)
     except Exception as error:
         raise ModelError(f"ONNX Runtime can't run the model on the calibration samples: {first_line(error)}") from error
     found: dict[str, list[float]] = {}
@@ -147,12 +153,26 @@ class _Guess:
     shift: NDArray[np.float32]
 
 
+@dataclass(frozen=True)
+class _Removal:
+    """What a removal does at each place, and what it adds to the weights of recurrent nodes."""
+
+    guesses: list[_Guess]
+    fed: dict[str, Array]
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return sum(g.map.nbytes for g in self.guesses) + sum(a.nbytes for a in self.fed.values())
+
+
 def _places(flow: Flow, groups: Groups, statistics: Sequence[ChannelStatistics]) -> list[_Place]:
     by_tensor: dict[str, list[ChannelStatistics]] = {}
     for s in statistics:
         by_tensor.setdefault(s.tensor, []).append(s)
     found: dict[tuple[str, tuple[int, ...]], _Place] = {}
-    for linear in find_linear(flow, groups.trace.shape_of):
+    inputs = [node.consumers()[0] for node in find_recurrent(flow) if isinstance(node, Recurrent)]
+    for linear in (*find_linear(flow, groups.trace.shape_of), *inputs):
         value = groups.trace.values.get(linear.x)
         if value is None or value.shape is None or value.dtype not in _FLOATS or is_depthwise(flow, linear):
             continue
@@ -182,30 +202,32 @@ def _blocks(place: _Place, statistics: Sequence[ChannelStatistics]) -> Iterator[
 class _Known:
     """Guesses by the number of the removal; those that do not fit into `_HELD` bytes are made again when they are needed."""
 
-    def __init__(self, groups: Groups, places: Sequence[_Place]) -> None:
-        self.groups, self.places = groups, places
-        self.held: dict[int, list[_Guess]] = {}
+    def __init__(self, groups: Groups, places: Sequence[_Place], states: Sequence[GateWeights]) -> None:
+        self.groups, self.places, self.states = groups, places, states
+        self.held: dict[int, _Removal] = {}
         self.used = 0
 
-    def of(self, number: int, classes: Ids) -> list[_Guess]:
+    def of(self, number: int, classes: Ids) -> _Removal:
         """Those of a removal."""
         if number in self.held:
             return self.held[number]
-        made = _guesses(self.groups, self.places, classes)
-        size = sum(guess.map.nbytes for guess in made)
-        if self.used + size <= _HELD:
+        dead = np.zeros(self.groups.classes.count, np.bool_)
+        dead[classes] = True
+        dead = dead[self.groups.classes.of_label]
+        made = _Removal(_guesses(self.places, dead), {})
+        for s in self.states:
+            made.fed.update(s.lost((s.labels >= 0) & dead[s.labels]))
+        if self.used + made.size <= _HELD:
             self.held[number] = made
-            self.used += size
+            self.used += made.size
         return made
 
 
-def _guesses(groups: Groups, places: Sequence[_Place], classes: Ids) -> list[_Guess]:
-    """What a removal does at each place."""
-    dead = np.zeros(groups.classes.count, np.bool_)
-    dead[classes] = True
+def _guesses(places: Sequence[_Place], dead: Mask) -> list[_Guess]:
+    """What a removal does at each place; `dead` has one for each label."""
     found = []
     for place in places:
-        gone = (place.labels >= 0) & dead[groups.classes.of_label[place.labels]]
+        gone = (place.labels >= 0) & dead[place.labels]
         if not gone.any():
             continue
         kept = np.flatnonzero(~gone)
@@ -213,7 +235,7 @@ def _guesses(groups: Groups, places: Sequence[_Place], classes: Ids) -> list[_Gu
         shift = np.zeros(place.labels.size)
         for block, s in place.blocks:
             here = gone[block]
-            matrix, constant = _predictor(s, here)
+            matrix, constant = best_guess(s.mean, s.covariance, s.rows, here)
             r, c = block.start + np.flatnonzero(~here), block.start + np.flatnonzero(here)
             mapped[np.ix_(r, c)] = matrix
             shift[c] = constant
@@ -223,42 +245,14 @@ def _guesses(groups: Groups, places: Sequence[_Place], classes: Ids) -> list[_Gu
     return found
 
 
-def _predictor(s: ChannelStatistics, gone: NDArray[np.bool_]) -> tuple[Array, Array]:
-    """The best linear guess of the channels that go: `(kept, gone)` and `(gone,)`."""
-    covariance = damped(s.covariance, s.rows)
-    kept = ~gone
-    if not kept.any():
-        return np.zeros((0, int(gone.sum()))), s.mean[gone]
-    factor = cho_factor(covariance[np.ix_(kept, kept)])
-    matrix = cho_solve(factor, covariance[np.ix_(kept, gone)])
-    return matrix, s.mean[gone] - s.mean[kept] @ matrix
-
-
-def damped(covariance: Array, rows: int) -> Array:
-    """Correlations drawn towards 0 as far as so many rows of these channels ask for: the oracle approximating shrinkage.
-
-    It looks at how far correlated the channels are: a few strong directions are known from few rows.
-
-    Source: Chen et al. 2010, "Shrinkage Algorithms for MMSE Covariance Estimation", eq. 23, of the correlation matrix.
-    """
-    p = len(covariance)
-    scale = np.sqrt(np.maximum(np.diagonal(covariance), 1e-30))
-    squares = float(np.square(covariance / np.outer(scale, scale)).sum())
-    above = (1 - 2 / p) * squares + p * p
-    below = (rows + 1 - 2 / p) * (squares - p)
-    share = min(above / below, 1.0) if below > above else 1.0
-    diagonal = np.diagonal(covariance)
-    small = 1e-3 * diagonal + 1e-6 * max(float(diagonal.mean()), 1e-30)
-    return np.asarray((1 - share) * covariance + np.diag(share * diagonal + small))
-
-
 def _loss(name: str) -> str:
     return f"{name}_onnxprune_loss"
 
 
-def _with_losses(model: onnx.ModelProto, places: Sequence[_Place]) -> onnx.ModelProto:
-    """The model whose linear nodes read a sum of the tensor and an input."""
+def _with_losses(model: onnx.ModelProto, places: Sequence[_Place], states: Sequence[GateWeights]) -> onnx.ModelProto:
+    """The model whose linear nodes read a sum of the tensor and an input, and recurrent ones weights with changes."""
     of_node = {node: p for p in places for node in p.readers}
+    recurrent = {s.node.node: s for s in states}
     nodes, done = [], set()
     for k, node in enumerate(model.graph.node):
         p = of_node.get(k)
@@ -268,6 +262,8 @@ def _with_losses(model: onnx.ModelProto, places: Sequence[_Place]) -> onnx.Model
                 done.add(p.name)
                 nodes.append(helper.make_node("Add", [p.name, _loss(p.name)], [lossy]))
             node.input[:] = [lossy if name == p.name else name for name in node.input]
+        if k in recurrent:
+            nodes += recurrent[k].changeable(node)
         nodes.append(node)
     held = [onnx.NodeProto.FromString(n.SerializeToString()) for n in nodes]
     del model.graph.node[:]
@@ -275,6 +271,7 @@ def _with_losses(model: onnx.ModelProto, places: Sequence[_Place]) -> onnx.Model
     for p in places:
         kind = helper.np_dtype_to_tensor_dtype(p.dtype)
         model.graph.input.append(helper.make_tensor_value_info(_loss(p.name), kind, None))
+    model.graph.input.extend(info for s in states for info in s.inputs())
     known = {t.name for t in (*model.graph.output, *model.graph.input)}
     model.graph.output.extend(helper.make_empty_tensor_value_info(p.name) for p in places if p.name not in known)
     return model
@@ -287,45 +284,52 @@ class _Probe:
     model: onnx.ModelProto
     outputs: list[str]
     places: list[_Place]
+    states: list[GateWeights]
     providers: Providers
     against: onnx.ModelProto | None = None
 
     def __post_init__(self) -> None:
         self.session, self.weights = open_session(self.model, optimize=True, often=True, providers=self.providers)
         self.inputs = {i.name for i in self.session.get_inputs()}
-        self.made = {o.name for o in self.session.get_outputs()}
+        outputs = {o.name for o in self.session.get_outputs()}
+        self.made = [p.name for p in self.places if p.name in outputs]
+        self.whole = {n: a for s in self.states for n, a in s.nothing().items()}
+        self.whole |= {_loss(p.name): np.zeros((), p.dtype) for p in self.places}
         self.right = None
         if self.against is not None:
             self.right, self.held = open_session(self.against, optimize=True, often=True, providers=self.providers)
 
     def begin(self, batch: Batch) -> None:
         """Runs a batch as it is."""
-        names = list(dict.fromkeys([*self.outputs, *(p.name for p in self.places if p.name in self.made)]))
+        names = list(dict.fromkeys([*self.outputs, *self.made]))
         self.dense = dict(batch.feeds) | dict(zip(names, self._run(batch, {}, names), strict=True))
         self.wanted = [self.dense[o] for o in self.outputs]
         if self.right is not None:
             feeds = {i.name: batch.feeds[i.name] for i in self.right.get_inputs() if i.name in batch.feeds}
             self.wanted = self.right.run(self.outputs, feeds)
 
-    def error(self, guesses: Sequence[_Guess], batch: Batch, rows: NDArray[np.int64], mask: str | None) -> Array:
+    def error(self, removal: _Removal, batch: Batch, rows: NDArray[np.int64], mask: str | None) -> Array:
         """Squared error and square of each output `(outputs, 2)`."""
-        losses = {g.place.name: self._lost(g) for g in guesses}
-        after = self._run(batch, losses, self.outputs)
+        read = self.dense
+        if removal.fed and removal.guesses and self.made:
+            read = read | dict(zip(self.made, self._run(batch, removal.fed, self.made), strict=True))
+        losses = {_loss(g.place.name): _lost(g, read[g.place.name]) for g in removal.guesses}
+        after = self._run(batch, losses | removal.fed, self.outputs)
         pairs = zip(self.wanted, after, strict=True)
         return np.array([compared(before, lossy, batch, rows, mask) for before, lossy in pairs])
 
-    def _lost(self, guess: _Guess) -> Array:
-        """What is to be added to a tensor."""
-        x, axes = self.dense[guess.place.name], guess.place.axes
-        behind = tuple(range(x.ndim - len(axes), x.ndim))
-        flat = np.moveaxis(x, axes, behind)
-        shape = flat.shape
-        flat = flat.reshape(-1, guess.place.labels.size).astype(np.float32)
-        lost = np.zeros_like(flat)
-        lost[:, guess.gone] = flat[:, guess.kept] @ guess.map + guess.shift - flat[:, guess.gone]
-        return np.moveaxis(lost.reshape(shape), behind, axes).astype(guess.place.dtype)
-
-    def _run(self, batch: Batch, losses: Mapping[str, Array], wanted: Sequence[str]) -> list[Array]:
-        feeds = {n: a for n, a in batch.feeds.items() if n in self.inputs}
-        feeds |= {_loss(p.name): losses.get(p.name, np.zeros((), p.dtype)) for p in self.places}
+    def _run(self, batch: Batch, changes: Mapping[str, Array], wanted: Sequence[str]) -> list[Array]:
+        feeds = {n: a for n, a in batch.feeds.items() if n in self.inputs} | self.whole | dict(changes)
         return list(self.session.run(list(wanted), feeds))
+
+
+def _lost(guess: _Guess, x: Array) -> Array:
+    """What is to be added to a tensor."""
+    axes = guess.place.axes
+    behind = tuple(range(x.ndim - len(axes), x.ndim))
+    flat = np.moveaxis(x, axes, behind)
+    shape = flat.shape
+    flat = flat.reshape(-1, guess.place.labels.size).astype(np.float32)
+    lost = np.zeros_like(flat)
+    lost[:, guess.gone] = flat[:, guess.kept] @ guess.map + guess.shift - flat[:, guess.gone]
+    return np.moveaxis(lost.reshape(shape), behind, axes).astype(guess.place.dtype)

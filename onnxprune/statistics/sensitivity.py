@@ -138,8 +138,11 @@ def _classes(group: Group) -> set[int]:
 
 def is_depthwise(flow: Flow, linear: Linear) -> bool:
     """Its outputs are channels of their own, and who reads those counts."""
-    form, dims = linear.form, flow.initializers[linear.weight].dims
-    return isinstance(form, Convolution) and form.groups > 1 and dims[0] == form.groups == dims[0] * dims[1]
+    form = linear.form
+    if not isinstance(form, Convolution) or form.groups == 1:
+        return False
+    dims = flow.initializers[linear.weight].dims
+    return bool(dims[0] == form.groups == dims[0] * dims[1])
 
 
 def _noise(name: str) -> str:

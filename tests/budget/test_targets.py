@@ -6,6 +6,7 @@ import pytest
 import onnxprune
 from onnxprune.budget.targets import Target, parse_target, read_targets
 from onnxprune.errors import BudgetError, UsageError
+from tests.models_text import ints, make
 
 RESNET = "models/resnet.onnx"
 MOBILENET = "models/mobilenet.onnx"
@@ -172,3 +173,28 @@ def test_percent_are_points_of_a_figure_in_percent():
 
 def test_mappings_and_texts_mean_the_same():
     assert read_targets({"macs": 0.5, "drop": "1%"}) == read_targets(["macs=0.5", "drop=1%"])
+
+
+MADE = """(float[N, 6] x) => (float[N, 4] y) {
+  w = ConstantOfShape <value = float[1] {0.5}> (sizes)
+  v = ConstantOfShape <value = float[1] {0.25}> (others)
+  a = MatMul (x, w)
+  b = Relu (a)
+  y = MatMul (b, v)
+}"""
+
+
+def test_weights_that_nodes_make_are_named_as_the_reason_and_other_rankings_work():
+    model = make(MADE, {"sizes": ints(6, 8), "others": ints(8, 4)})
+    x = np.random.default_rng(0).standard_normal((32, 6)).astype(np.float32)
+    reason = "none of 2 linear nodes has a weight that can be read: its weight is computed by ConstantOfShape. Store"
+    with pytest.raises(UsageError, match=reason):
+        onnxprune.prune(model, target={"macs": 0.5}, data={"x": x}, criterion="obs", ranking="knapsack")
+    report = onnxprune.prune(model, target={"macs": 0.5}, data={"x": x}, criterion="l2").report
+    assert report.macs_after <= 0.5 * report.macs_before
+
+
+def test_a_share_of_nothing_is_no_target():
+    model = make("(float[N, 6] x) => (float[N, 6] y) { y = Mul (x, w) }", {"w": (6,)})
+    with pytest.raises(UsageError, match=r"macs=0.5: the source has no macs"):
+        onnxprune.prune(model, target={"macs": 0.5}, check=False)

@@ -107,7 +107,7 @@ CASES = {
 def test_parallel_channels_are_folded_into_each_other(case, data):
     body, weights, shape = CASES[case]
     model = make(body, weights)
-    options = dict(data=samples(shape, n=1024, batch=512), reconstruct="none") if data else {}
+    options = dict(data=samples(shape, n=2048, batch=512), reconstruct="none") if data else {}
     plain = onnxprune.prune(model, ratio=0.5)
     result = onnxprune.prune(model, ratio=0.5, merge=True, **options)
     assert result.report.params_after == plain.report.params_after
@@ -117,6 +117,16 @@ def test_parallel_channels_are_folded_into_each_other(case, data):
     assert lost(model, result, shape) < 0.01
     assert all(m.correlation > 0.95 and m.explained > 0.9 for m in result.report.merges)
     assert onnxprune.verify(model, result.model, result.plan).passed
+
+
+def test_fewer_samples_than_channels_are_enough_where_channels_lie_along_few_directions():
+    body = "(float[N, 3] x) => (float[N, 4] y) { a = MatMul (x, w1)\n b = Relu (a)\n y = Gemm (b, w2, b2) }"
+    model = make(body, dict(w1=normal(3, 48), w2=normal(48, 4), b2=(4,)))
+    plain, result = (
+        onnxprune.prune(model, ratio=0.25, merge=merge, data=samples((3,), n=32, batch=32), reconstruct="none")
+        for merge in (False, True)
+    )
+    assert lost(model, result, (3,)) < 0.1 * lost(model, plain, (3,))
 
 
 def statistics(covariance, mean):

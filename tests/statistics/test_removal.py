@@ -6,15 +6,18 @@ import pytest
 from onnx import helper, numpy_helper
 
 from onnxprune.budget.curves import calibrated, probed
-from onnxprune.calibrate.batch import held_out, splits
+from onnxprune.calibrate.batch import Batch, Samples, held_out, splits
 from onnxprune.io.constants import constant_array
 from onnxprune.pipeline.stages import analysed
+from onnxprune.proof.session import run
 from onnxprune.select.allocate import Options, ranked
 from onnxprune.select.context import ScoreContext
 from onnxprune.select.criteria import score
 from onnxprune.statistics.channels import channel_statistics
-from onnxprune.statistics.removal import SAMPLES, damped, removal_effects
+from onnxprune.statistics.removal import SAMPLES, removal_effects
+from onnxprune.statistics.shrinkage import best_guess, damped
 from onnxprune.surgery.apply import stored_weights
+from tests.models_text import ints, make
 from tests.statistics.test_sensitivity import branches, samples
 
 OPSETS = [helper.make_opsetid("", 21)]
@@ -134,3 +137,56 @@ def test_curves_follow_what_was_measured(x):
         curve = calibrated(scores.curves[group], counts, errors)
         assert curve.effect[counts] == pytest.approx(errors)
         assert curve.effect[0] == 0
+
+
+# ---- recurrent nodes ----
+
+STACKED = """(float[7, N, 5] x) => (float[7, N, 3] y) {
+  a, last = GRU <hidden_size = 8, linear_before_reset = INSIDE> (x, w1, r1, b1)
+  b = Squeeze (a, one)
+  y4, z = GRU <hidden_size = 3> (b, w2, r2)
+  y = Squeeze (y4, one)
+}"""
+
+
+def stacked(inside):
+    sizes = {"w1": (1, 24, 5), "r1": (1, 24, 8), "b1": (1, 48), "w2": (1, 9, 8), "r2": (1, 9, 3)}
+    return make(STACKED.replace("INSIDE", str(inside)), {**sizes, "one": ints(1)})
+
+
+@pytest.mark.parametrize("inside", [0, 1], ids=["reset before", "reset behind"])
+def test_what_only_recurrent_nodes_read_is_measured_with_errors_that_build_up(inside):
+    """The error is that of the model whose R, B and W got the guess, run as it is."""
+    model = stacked(inside)
+    prepared, groups = analysed(model, width=False, shapes=None)
+    x = np.random.default_rng(0).standard_normal((96, 7, 1, 5)).astype(np.float32)
+    given = Samples([Batch({"x": np.concatenate(x, axis=1)}, len(x))], len(x), "test", False, None)
+    statistics = channel_statistics(prepared.model, groups, given)
+    group = next(g for g in groups.groups if ("r1", 2) in g.members)
+    gone = np.isin(np.arange(8), [1, 4, 6])
+    ids = np.concatenate([group.buckets[0][k] for k in np.flatnonzero(gone)])
+    found = removal_effects(prepared.model, groups, given, statistics, {group.id: [ids]})[group.id][0]
+    s = next(s for s in statistics if s.labels.size == 8 and s.tensor == "b")
+    guess, shift = best_guess(s.mean, s.covariance, s.rows, gone)
+    changed = onnx.ModelProto()
+    changed.CopyFrom(model)
+    held = {t.name: t for t in changed.graph.initializer}
+    arrays = {n: numpy_helper.to_array(t).copy() for n, t in held.items()}
+    lost = arrays["r1"][0][:, gone] @ shift
+    for name in ("r1", "w2"):
+        arrays[name][0][:, ~gone] += arrays[name][0][:, gone] @ guess.T
+    if not inside:  # the last gate reads states times another gate
+        about_zero, _ = best_guess(0 * s.mean, s.covariance + np.outer(s.mean, s.mean), s.rows, gone)
+        arrays["r1"][0][16:, ~gone] += arrays["r1"][0][16:, gone] @ (about_zero - guess).T
+        lost[16:] = 0
+    shifted = numpy_helper.to_array(held["w2"])[0][:, gone] @ shift
+    arrays["r1"][0][:, gone] = arrays["w2"][0][:, gone] = 0
+    arrays["b1"][0, 24:] += lost
+    for name in ("r1", "w2", "b1"):
+        held[name].CopyFrom(numpy_helper.from_array(arrays[name].astype(np.float32), name))
+    changed.graph.initializer.append(
+        numpy_helper.from_array(np.concatenate([shifted, np.zeros(9)])[None].astype(np.float32), "b2")
+    )
+    next(n for n in changed.graph.node if "w2" in n.input).input.append("b2")
+    (dense,), (after,) = (run(m, given.batches[0].feeds, ["y"]) for m in (model, changed))
+    assert found == pytest.approx(np.square(after - dense).sum() / np.square(dense).sum(), rel=1e-3)
