@@ -13,6 +13,7 @@ from onnxprune.depth.losses import BranchLosses
 from onnxprune.depth.means import branch_means
 from onnxprune.depth.surgery import without
 from onnxprune.errors import BudgetError, PlanError, UsageError
+from onnxprune.pipeline.pruning import Pruning
 from onnxprune.pipeline.stages import analysed
 from onnxprune.plan.plan import parse
 from onnxprune.recover.reconstruct import reconstruct
@@ -224,6 +225,24 @@ def test_wrong_calls(images, options, reason):
 def test_a_model_without_blocks_is_an_error(images):
     with pytest.raises(UsageError, match="no block of this model can go"):
         onnxprune.prune("models/unet.onnx", target={"macs": 0.5}, data=[{"image": images[:16]}], depth=True)
+
+
+@pytest.mark.parametrize("closest", [False, True])
+def test_blocks_stay_where_the_model_without_them_misses_a_target(images, monkeypatch, closest):
+    """As a measured one may: with all blocks the target is met, and as without the option."""
+    within = Pruning.within
+
+    def missed(pruning, budget):
+        if pruning.part_of and not budget.closest:
+            raise BudgetError("missed")
+        found = within(pruning, budget)
+        budget.unmet = "missed" if pruning.part_of else budget.unmet
+        return found
+
+    monkeypatch.setattr(Pruning, "within", missed)
+    result = onnxprune.prune(VIT, target={"macs": 0.15}, data=[{"image": images[:64]}], depth=True, closest=closest)
+    assert result.report.blocks.gone == [] and result.report.unmet == "" and result.report.targets[0].met
+    assert min(result.report.blocks.foretold, key=lambda f: f.loss).blocks
 
 
 def test_what_is_ignored_stays(images):
