@@ -300,9 +300,9 @@ class Depth:
         """The pruning of the model without some branches, with scores of its own."""
         if tensors not in self._shorter:
             outer = self.plain
-            request = replace(outer.request, data=outer.samples, labels=None, depth=False)
+            request = replace(outer.request, data=outer.samples, labels=None, resume=None, depth=False)
             whole = type(outer)(model, request, self.tell, outer.clock, teacher=outer.reference)
-            whole.costs = costs
+            whole.journal, whole.costs = outer.journal, costs
             named_like(whole.groups, outer.groups)
             whole.options = still_there(outer.options, whole.groups, candidates(outer.groups, outer.options))
             inner = self.pruning.alike(whole)

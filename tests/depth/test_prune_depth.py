@@ -227,6 +227,15 @@ def test_a_model_without_blocks_is_an_error(images):
         onnxprune.prune("models/unet.onnx", target={"macs": 0.5}, data=[{"image": images[:16]}], depth=True)
 
 
+def test_all_results_that_are_taken_over_are_told(images, tmp_path):
+    """Those of the source, too, where a shorter model is what comes of it."""
+    options = {"target": {"macs": 0.15}, "data": [{"image": images[:64]}], "depth": True, "check": False}
+    runs = [onnxprune.prune(VIT, resume=tmp_path, **options) for _ in range(2)]
+    assert runs[0].report.blocks.gone and runs[0].model.SerializeToString() == runs[1].model.SerializeToString()
+    held = len(list(tmp_path.rglob("*.npz")))
+    assert [r.report.resumed.split(" of ")[0] for r in runs] == ["0 results", f"{held} results"]
+
+
 @pytest.mark.parametrize("closest", [False, True])
 def test_blocks_stay_where_the_model_without_them_misses_a_target(images, monkeypatch, closest):
     """As a measured one may: with all blocks the target is met, and as without the option."""
