@@ -20,6 +20,7 @@ from onnxprune.recover.reconstruct import reconstruct
 from onnxprune.statistics.flow import Flow, lift
 from onnxprune.statistics.removal import SAMPLES
 from onnxprune.statistics.sensitivity import chosen
+from tests.models_text import make
 
 VIT = "models/vit_legacy.onnx"
 RESNET = "models/resnet.onnx"
@@ -266,6 +267,32 @@ def test_what_is_ignored_stays(images):
     for group in result.report.groups:
         shared = {m for m in group.members if m[0] not in result.plan.constants}
         assert shared and shared <= members[group.id]
+
+
+@pytest.mark.parametrize("options", [{"ignore": ["g0"]}, {"min_channels": {"g0": 48}}])
+def test_what_is_said_of_a_group_holds_for_its_parts(options):
+    """Without the block that multiplies both, two matrices are no group any more."""
+    body = """(float[N, 32] x) => (float[N, 8] y, float[N, 8] z) {
+      p = MatMul (x, w1)
+      q = MatMul (x, w2)
+      both = Mul (p, q)
+      s = MatMul (both, tiny)
+      r = Relu (p)
+      t = MatMul (r, w3)
+      u = Add (t, s)
+      v = Relu (u)
+      y = MatMul (v, w4)
+      w = Relu (q)
+      z = MatMul (w, w5)
+    }"""
+    rng = np.random.default_rng(0)
+    tiny = (1e-3 * rng.standard_normal((48, 64))).astype(np.float32)
+    model = make(body, dict(w1=(32, 48), w2=(32, 48), w3=(48, 64), w4=(64, 8), w5=(48, 8), tiny=tiny))
+    data = [{"x": rng.standard_normal((64, 32)).astype(np.float32)}]
+    report = onnxprune.prune(model, target={"macs": 0.4}, data=data, depth=True, **options).report
+    left = {g.id: g.units - g.removed for g in report.groups}
+    assert [b.tensor for b in report.blocks.gone] == ["s"] and left.keys() == {"g0", "g0.1", "g1"}
+    assert left["g0"] == left["g0.1"] == 48
 
 
 def test_the_closest_model_is_told_beside_the_source(images):
