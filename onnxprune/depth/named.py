@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from typing import TypeVar
 
 from onnxprune.depth.branches import Branch
 from onnxprune.groups.group import Group, Groups
-from onnxprune.select.allocate import Options
+from onnxprune.select.allocate import Options, matches
+
+Number = TypeVar("Number", int, float)
 
 
 def left_alone(branch: Branch, options: Options, groups: Groups) -> str:
@@ -66,15 +69,34 @@ def rename(groups: Groups, wanted: Mapping[str, str]) -> None:
 
 
 def still_there(options: Options, groups: Groups, competing: Sequence[Group]) -> Options:
-    """The options for a shorter model: what was named alone may be gone, and then nothing else may go.
+    """The options for a shorter model.
+
+    What was named alone may be gone, and then nothing else may go. What is said of a group holds for all parts of it.
 
     Args:
         options: for the source.
         groups: of the shorter model, named like those of the source.
         competing: groups of the source that may go.
     """
+    parts = [g for g in groups.groups if "." in g.id]
+    options = replace(
+        options,
+        ignore=(*options.ignore, *_of_parts(parts, dict.fromkeys(options.ignore, 0))),
+        ratios={**options.ratios, **_of_parts(parts, options.ratios)},
+        floors={**options.floors, **_of_parts(parts, options.floors)},
+    )
     if not options.only:
         return options
     wanted = {g.id for g in competing}
     left = tuple(g.id for g in groups.groups if g.id.partition(".")[0] in wanted)
     return replace(options, only=left) if left else replace(options, only=(), ignore=("*",))
+
+
+def _of_parts(parts: Sequence[Group], said: Mapping[str, Number]) -> dict[str, Number]:
+    """By id of a part what the last glob says that is about it, or about the whole."""
+    return {
+        g.id: number
+        for g in parts
+        for glob, number in said.items()
+        if matches(g, glob) or fnmatchcase(g.id.partition(".")[0], glob)
+    }

@@ -6,7 +6,7 @@ likeness are to what it computes.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,7 @@ from onnxprune.depth.named import left_alone, named_like, still_there
 from onnxprune.depth.order import removal_order
 from onnxprune.depth.proof import prove_removal, worse
 from onnxprune.depth.surgery import without
-from onnxprune.errors import BudgetError, UsageError
+from onnxprune.errors import BudgetError, NothingToPruneError, OnnxPruneError, UsageError
 from onnxprune.io.structure import sha256_model
 from onnxprune.pipeline.budget import Budget
 from onnxprune.pipeline.figures import likeness_of
@@ -141,33 +141,46 @@ class Depth:
             if not bad:
                 break
             self.put_back |= bad
-        inner, scores = self._pruning_of(best.tensors, model, budget.setting.beside or budget.setting)
-        inner_budget = inner.budget(scores, budget.targets)
-        inner_budget.closest = budget.closest
-        found = inner.within(inner_budget)
         left = {t.name for t in model.graph.initializer}
         kept = {t: c for t, c in constants.items() if t in left}
-        found.shorter = Shorter(self.plain, inner, kept, blocks)
-        return found if options[0].widths is None else self._better(found, budget)
 
-    def _better(self, found: Attempt, budget: Budget) -> Attempt:
-        """An attempt without blocks, or one that keeps all of them, where less is lost after its repair."""
-        shorter = found.shorter
-        assert shorter is not None
-        try:
-            whole = self.pruning.within(budget)
-        except BudgetError:
+        def shorter() -> Attempt:
+            inner, scores = self._pruning_of(best.tensors, model, budget.setting.beside or budget.setting)
+            own = inner.budget(scores, budget.targets)
+            own.closest = budget.closest
+            found = inner.within(own)
+            found.shorter = Shorter(self.plain, inner, kept, blocks)
             return found
-        rows = [likeness_of(self.pruning, whole), likeness_of(shorter.inner, found)]
-        if not all(rows):
-            return found
-        errors = [float(np.mean([f.relative_error for f in own])) for own in rows]
-        blocks = shorter.blocks
-        blocks.repaired = {0: errors[0], len(blocks.gone): errors[1]}
-        if errors[1] < errors[0]:
-            return found
-        whole.blocks = replace(blocks, gone=[], verification=None)
-        return whole
+
+        return shorter() if options[0].widths is None else self._better(shorter, budget, blocks)
+
+    def _better(self, shorter: Callable[[], Attempt], budget: Budget, blocks: Blocks) -> Attempt:
+        """An attempt without blocks or one that keeps all of them: what loses less after its repair.
+
+        One that misses a target is the worse one, whatever it loses.
+        """
+        tried: list[Attempt] = []
+        failed: list[OnnxPruneError] = []
+        for attempt in (shorter, lambda: self.pruning.within(budget)):
+            try:
+                tried.append(attempt())
+            except (BudgetError, NothingToPruneError) as error:
+                failed.append(error)
+        if not tried:
+            raise failed[0]
+        errors, missed = [self._error(a) for a in tried], [a.budget is not None and bool(a.budget.unmet) for a in tried]
+        best = min(range(len(tried)), key=lambda k: (missed[k], errors[k]))
+        if not failed and len(set(missed)) == 1 and np.isfinite(errors).all():
+            blocks.repaired = {0: errors[1], len(blocks.gone): errors[0]}
+        if tried[best].shorter is None:
+            tried[best].blocks = replace(blocks, gone=[], verification=None)
+        return tried[best]
+
+    def _error(self, found: Attempt) -> float:
+        """Of the outputs on the samples, the mean over outputs; infinite where they can't be compared."""
+        pruning = self.pruning if found.shorter is None else found.shorter.inner
+        error = float(np.mean([f.relative_error for f in likeness_of(pruning, found)] or [np.inf]))
+        return error if np.isfinite(error) else np.inf
 
     # ---- the choice ----
 
@@ -287,9 +300,9 @@ class Depth:
         """The pruning of the model without some branches, with scores of its own."""
         if tensors not in self._shorter:
             outer = self.plain
-            request = replace(outer.request, data=outer.samples, labels=None, depth=False)
+            request = replace(outer.request, data=outer.samples, labels=None, resume=None, depth=False)
             whole = type(outer)(model, request, self.tell, outer.clock, teacher=outer.reference)
-            whole.costs = costs
+            whole.journal, whole.costs = outer.journal, costs
             named_like(whole.groups, outer.groups)
             whole.options = still_there(outer.options, whole.groups, candidates(outer.groups, outer.options))
             inner = self.pruning.alike(whole)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -60,16 +61,26 @@ def beside(rows: Sequence[Layer], groups: Groups, graph: gs.Graph) -> list[Layer
         groups: analysis of the other one.
         graph: the other one.
     """
-    source = {row.name: row for row in layers(groups, graph, np.ones(groups.classes.of_label.size, np.bool_))}
+    source = _numbered(layers(groups, graph, np.ones(groups.classes.of_label.size, np.bool_)))
     none = Layer("", "", 0, 0, 0, 0)
-    own = [(row, source.get(row.name, none)) for row in rows]
-    left = [replace(row, macs_before=was.macs_before, params_before=was.params_before) for row, was in own]
+    own = [(key, row, source.get(key, none)) for key, row in _numbered(rows).items()]
+    left = [(key, replace(row, macs_before=was.macs_before, params_before=was.params_before)) for key, row, was in own]
     found = []
-    for name, row in source.items():
-        end = next((k for k, other in enumerate(left) if other.name == name), -1) + 1
-        found += left[:end] if end else [replace(row, macs_after=0, params_after=0)]
+    for key, row in source.items():
+        end = next((k for k, (other, _) in enumerate(left) if other == key), -1) + 1
+        found += [r for _, r in left[:end]] if end else [replace(row, macs_after=0, params_after=0)]
         left = left[end:]
-    return found + left
+    return found + [r for _, r in left]
+
+
+def _numbered(rows: Sequence[Layer]) -> dict[tuple[str, int], Layer]:
+    """By name, and how many rows before have it: bodies share names."""
+    count: Counter[str] = Counter()
+    found = {}
+    for row in rows:
+        found[row.name, count[row.name]] = row
+        count[row.name] += 1
+    return found
 
 
 def _rows(groups: Groups, source: gs.Graph, result: gs.Graph, alive: Mask, times: Mapping[int, int]) -> Iterator[Layer]:

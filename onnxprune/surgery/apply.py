@@ -64,7 +64,7 @@ def apply_alive(model: onnx.ModelProto, groups: Groups, alive: Mask) -> onnx.Mod
     _share_again(constants, trace.clones)
     owners = {id(n): g for g in [graph, *graph.subgraphs(recursive=True)] for n in g.nodes}
     for reader, new in follower.inserted:
-        owner = owners[id(reader)]
+        owner = owners[id(new)] = owners[id(reader)]
         owner.nodes.insert(next(k for k, n in enumerate(owner.nodes) if n is reader), new)
     _drop_unread(follower.replaced, owners)
     result = export_model(graph, model)

@@ -131,6 +131,7 @@ class Follower:
                 delete_attribute(node, "num_outputs")
             if len(node.inputs) > 1:
                 self.replaced.append(node.inputs[1])
+                self.settled.add((key, 1))
                 node.inputs[1] = constant
             else:
                 node.inputs.append(constant)
@@ -189,7 +190,7 @@ class Follower:
                     continue
                 for i, t in enumerate(node.inputs):
                     value = scope.get(t.name) if t.name else None
-                    if value is None or value.static is None:
+                    if value is None or value.static is None or (id(node), i) in self.settled:
                         continue
                     edits = self.edits.get((id(node), i), [])
                     wanted = value.static
@@ -281,6 +282,7 @@ class Follower:
 
     inserted: list[tuple[gs.Node, gs.Node]] = field(default_factory=list)
     replaced: list[gs.Tensor] = field(default_factory=list)
+    settled: set[tuple[int, int]] = field(default_factory=set)  # source node id and input that has what it needs
 
 
 @dataclass

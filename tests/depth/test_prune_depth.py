@@ -13,12 +13,14 @@ from onnxprune.depth.losses import BranchLosses
 from onnxprune.depth.means import branch_means
 from onnxprune.depth.surgery import without
 from onnxprune.errors import BudgetError, PlanError, UsageError
+from onnxprune.pipeline.pruning import Pruning
 from onnxprune.pipeline.stages import analysed
 from onnxprune.plan.plan import parse
 from onnxprune.recover.reconstruct import reconstruct
 from onnxprune.statistics.flow import Flow, lift
 from onnxprune.statistics.removal import SAMPLES
 from onnxprune.statistics.sensitivity import chosen
+from tests.models_text import make
 
 VIT = "models/vit_legacy.onnx"
 RESNET = "models/resnet.onnx"
@@ -226,6 +228,33 @@ def test_a_model_without_blocks_is_an_error(images):
         onnxprune.prune("models/unet.onnx", target={"macs": 0.5}, data=[{"image": images[:16]}], depth=True)
 
 
+def test_all_results_that_are_taken_over_are_told(images, tmp_path):
+    """Those of the source, too, where a shorter model is what comes of it."""
+    options = {"target": {"macs": 0.15}, "data": [{"image": images[:64]}], "depth": True, "check": False}
+    runs = [onnxprune.prune(VIT, resume=tmp_path, **options) for _ in range(2)]
+    assert runs[0].report.blocks.gone and runs[0].model.SerializeToString() == runs[1].model.SerializeToString()
+    held = len(list(tmp_path.rglob("*.npz")))
+    assert [r.report.resumed.split(" of ")[0] for r in runs] == ["0 results", f"{held} results"]
+
+
+@pytest.mark.parametrize("closest", [False, True])
+def test_blocks_stay_where_the_model_without_them_misses_a_target(images, monkeypatch, closest):
+    """As a measured one may: with all blocks the target is met, and as without the option."""
+    within = Pruning.within
+
+    def missed(pruning, budget):
+        if pruning.part_of and not budget.closest:
+            raise BudgetError("missed")
+        found = within(pruning, budget)
+        budget.unmet = "missed" if pruning.part_of else budget.unmet
+        return found
+
+    monkeypatch.setattr(Pruning, "within", missed)
+    result = onnxprune.prune(VIT, target={"macs": 0.15}, data=[{"image": images[:64]}], depth=True, closest=closest)
+    assert result.report.blocks.gone == [] and result.report.unmet == "" and result.report.targets[0].met
+    assert min(result.report.blocks.foretold, key=lambda f: f.loss).blocks
+
+
 def test_what_is_ignored_stays(images):
     """Only blocks that no option speaks of can go, and ids of groups are those of the source."""
     options = {"data": [{"image": images[:64]}], "depth": True, "reconstruct": "bias", "criterion": "obs"}
@@ -238,6 +267,32 @@ def test_what_is_ignored_stays(images):
     for group in result.report.groups:
         shared = {m for m in group.members if m[0] not in result.plan.constants}
         assert shared and shared <= members[group.id]
+
+
+@pytest.mark.parametrize("options", [{"ignore": ["g0"]}, {"min_channels": {"g0": 48}}])
+def test_what_is_said_of_a_group_holds_for_its_parts(options):
+    """Without the block that multiplies both, two matrices are no group any more."""
+    body = """(float[N, 32] x) => (float[N, 8] y, float[N, 8] z) {
+      p = MatMul (x, w1)
+      q = MatMul (x, w2)
+      both = Mul (p, q)
+      s = MatMul (both, tiny)
+      r = Relu (p)
+      t = MatMul (r, w3)
+      u = Add (t, s)
+      v = Relu (u)
+      y = MatMul (v, w4)
+      w = Relu (q)
+      z = MatMul (w, w5)
+    }"""
+    rng = np.random.default_rng(0)
+    tiny = (1e-3 * rng.standard_normal((48, 64))).astype(np.float32)
+    model = make(body, dict(w1=(32, 48), w2=(32, 48), w3=(48, 64), w4=(64, 8), w5=(48, 8), tiny=tiny))
+    data = [{"x": rng.standard_normal((64, 32)).astype(np.float32)}]
+    report = onnxprune.prune(model, target={"macs": 0.4}, data=data, depth=True, **options).report
+    left = {g.id: g.units - g.removed for g in report.groups}
+    assert [b.tensor for b in report.blocks.gone] == ["s"] and left.keys() == {"g0", "g0.1", "g1"}
+    assert left["g0"] == left["g0.1"] == 48
 
 
 def test_the_closest_model_is_told_beside_the_source(images):

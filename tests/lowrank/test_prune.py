@@ -15,6 +15,7 @@ from onnxprune.pipeline.low_rank import LowRankPruning
 from onnxprune.proof.check import alive_after
 from onnxprune.select.allocate import take
 from onnxprune.surgery.apply import apply_alive
+from tests.models_text import make
 
 DATA = "models/fashion_mnist.npz"
 
@@ -231,3 +232,22 @@ def test_an_interrupted_run_goes_on_to_the_same_result(vit, images, tmp_path, re
     assert again.model.SerializeToString() == result.model.SerializeToString()
     found = int(again.report.resumed.split()[0].replace(",", ""))
     assert found >= 3
+
+
+def test_rows_of_bodies_that_share_names_stay_apart():
+    """Branches of an If may call their nodes alike."""
+    body = """(float[N, 64] x, bool b) => (float[N, 16] y) {
+      h = MatMul (x, w1)
+      r = Relu (h)
+      s = MatMul (r, w2)
+      y = If (b) <then_branch = one () => (float[N, 16] u) { u = MatMul (s, w3) },
+                  else_branch = two () => (float[N, 16] u) { v = MatMul (s, w4) u = MatMul (v, w5) }>
+    }"""
+    model = make(body, dict(w1=(64, 128), w2=(128, 64), w3=(64, 16), w4=(64, 32), w5=(32, 16)))
+    rng = np.random.default_rng(0)
+    x = (rng.standard_normal((64, 8)) @ rng.standard_normal((8, 64))).astype(np.float32)
+    data = [{"x": x, "b": np.array(True)}]
+    report = onnxprune.prune(model, target={"params": 0.4}, data=data, low_rank=True).report
+    assert report.low_rank.factored and report.params_before == sum(row.params_before for row in report.layers)
+    rows = [(row.name, row.params_before) for row in report.layers]
+    assert rows[-3:] == [("u", 1024), ("v", 2048), ("u", 512)]

@@ -144,3 +144,28 @@ def test_what_made_sizes_that_were_replaced_goes_with_them(shared):
     assert result.report.put_back == [] and shapes_of(result.model) == dict(w1=(5, 4), w2=(1, 2), w3=(3, 2))
     left = {o for n in result.model.graph.node for o in n.output}
     assert "s" not in left and ("c" in left) == shared and "unread" in left
+
+
+@pytest.mark.parametrize("target", ["t = Constant <value_ints = [3, 2, 4]> ()", "t = Concat <axis = 0> (n, two, four)"])
+def test_sizes_that_come_from_a_shape_that_changes(target):
+    """They are those that the parts need, whatever the shape says now; all that led to them goes, what was mended too."""
+    body = f"""(float[3, 5] x) => (float[3, 2] y, float[3, 2] z) {{
+      a = MatMul (x, w1)
+      all = Shape (x)
+      n = Gather <axis = 0> (all, i0)
+      four = Mul (two, two)
+      {target}
+      b = Reshape (a, t)
+      shape = Shape (b)
+      k = Gather <axis = 0> (shape, i2)
+      some = Div (k, two)
+      rest = Add (some, k)
+      sizes = Concat <axis = 0> (some, rest)
+      p, q = Split <axis = 1> (a, sizes)
+      y = MatMul (p, w2)
+      z = MatMul (q, w3)
+    }}"""
+    numbers = {name: np.array([n]) for name, n in dict(i0=0, i2=2, two=2).items()}
+    result = onnxprune.prune(make(body, dict(w1=(5, 8), w2=(2, 2), w3=(6, 2)) | numbers), ratio=0.5)
+    assert result.report.put_back == [] and shapes_of(result.model) == dict(w1=(5, 4), w2=(1, 2), w3=(3, 2))
+    assert not {"b", "shape", "sizes"} & {o for n in result.model.graph.node for o in n.output}
