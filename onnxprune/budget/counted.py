@@ -159,7 +159,7 @@ def _squared(axis: int) -> Callable[[Sequence[tuple[int, ...] | None]], float]:
 def params(groups: Groups, axes: Axes, twins: Sequence[Twin] = ()) -> Counted:
     """Elements of all float tensors of the graph; weights in `twins` count as one where that is less."""
     terms = _weight_terms(groups, axes, list(groups.trace.weights.values()), twins, lambda w: 1.0)
-    return Counted("params", "parameters", axes, terms, lambda model, alive: float(count_params(groups, alive)))
+    return Counted("params", "parameters", axes, terms, lambda model, alive: float(count_params(groups, alive, model)))
 
 
 def size(groups: Groups, axes: Axes, source: onnx.ModelProto, twins: Sequence[Twin] = ()) -> Counted:

@@ -31,7 +31,7 @@ def report_of(pruning: Pruning, found: Attempt) -> Report:
     result = import_graph(repair.model)
     report = Report(
         params_before=count_params(groups),
-        params_after=count_params(groups, found.alive),
+        params_after=count_params(groups, found.alive, repair.model),
         macs_before=total_macs(groups, pruning.prepared.graph),
         macs_after=total_macs(groups, result, found.alive),
         bytes_before=model_size(pruning.source),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import onnx
 import onnx_graphsurgeon as gs
 
 from onnxprune.budget.reached import Reached, Trial
@@ -136,9 +138,22 @@ def rows(groups: Groups, choices: list[Choice]) -> list[GroupRow]:
     ]
 
 
-def count_params(groups: Groups, alive: Mask | None = None) -> int:
-    """Elements of all labelled tensors, of those that stay where `alive` is given."""
+_FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
+
+
+def count_params(groups: Groups, alive: Mask | None = None, result: onnx.ModelProto | None = None) -> int:
+    """Elements of all labelled tensors, of those that stay where `alive` is given.
+
+    Args:
+        groups: analysis of the source.
+        alive: which labels stay; None for all.
+        result: a model made from it, whose further tensors of floats count too: biases that were fitted.
+    """
     total = 0
+    if result is not None:
+        known = groups.trace.graph.tensors()
+        new = [t for t in result.graph.initializer if t.name not in known and t.data_type in _FLOATS]
+        total = sum(math.prod(t.dims) for t in new)
     for weight in groups.trace.weights.values():
         shape = weight.shape if alive is None else cut_shape(weight.shape, keep_of(weight, alive))
         size = 1

@@ -1,6 +1,9 @@
 """Targets: what stays is what was asked for, or the reason why not."""
 
+import math
+
 import numpy as np
+import onnx
 import pytest
 
 import onnxprune
@@ -198,3 +201,11 @@ def test_a_share_of_nothing_is_no_target():
     model = make("(float[N, 6] x) => (float[N, 6] y) { y = Mul (x, w) }", {"w": (6,)})
     with pytest.raises(UsageError, match=r"macs=0.5: the source has no macs"):
         onnxprune.prune(model, target={"macs": 0.5}, check=False)
+
+
+def test_biases_that_were_fitted_are_parameters_too():
+    result = onnxprune.prune("models/resnet.onnx", target={"params": 0.3}, data="models/fashion_mnist.npz", samples=16)
+    stored = sum(math.prod(t.dims) for t in result.model.graph.initializer if t.data_type == onnx.TensorProto.FLOAT)
+    source = onnxprune.analyze("models/resnet.onnx").trace.weights
+    assert {t.name for t in result.model.graph.initializer} - source.keys()
+    assert result.report.params_after == result.report.targets[0].after == stored <= 0.3 * result.report.params_before
