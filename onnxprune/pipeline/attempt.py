@@ -20,6 +20,7 @@ from onnxprune.select.allocate import Choice, Options
 
 if TYPE_CHECKING:
     from onnxprune.pipeline.depth import Shorter
+    from onnxprune.pipeline.low_rank import LowRankPruning
 
 
 @dataclass
@@ -58,6 +59,7 @@ class Attempt:
         budget: that it was chosen within; None for a ratio.
         blocks: what became of the question which blocks go; None where it was not asked.
         shorter: the model without some blocks that it was pruned from; None where all are there.
+        pairs: the model with nodes written as two that it was pruned from; None where that was not asked for.
     """
 
     choices: list[Choice]
@@ -67,6 +69,7 @@ class Attempt:
     budget: Budget | None = None
     blocks: Blocks | None = None
     shorter: Shorter | None = None
+    pairs: LowRankPruning | None = None
 
 
 def nothing(groups: Groups, options: Options) -> str:

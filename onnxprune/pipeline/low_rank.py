@@ -143,7 +143,6 @@ class LowRankPruning(Pruning):
             raise NothingToPruneError(nothing(whole.groups, whole.options))
         self.options = replace(own, unless_whole=most)
         self.known = Scores()
-        self._owners: list[tuple[Attempt, LowRankPruning]] = []
 
     def _read(self) -> Samples:
         return _samples(self.origin.whole)
@@ -242,7 +241,7 @@ class LowRankPruning(Pruning):
                 break
             except _UnpaidError as error:
                 current = current.without(error.weights)
-        self._owners.append((found, current))
+        found.pairs = current
         return found
 
     def settled(self, budget: Budget) -> LowRankPruning:
@@ -263,7 +262,7 @@ class LowRankPruning(Pruning):
         """The model, what went, and figures."""
         if found.shorter is not None:
             return super().finished(found)
-        owner = next((own for attempt, own in self._owners if attempt is found), self)
+        owner = found.pairs or self
         model, plan, report = Pruning.finished(owner, found)
         whole = self.origin.whole
         report = whole.beside(report)
