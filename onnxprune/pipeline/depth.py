@@ -26,11 +26,11 @@ from onnxprune.depth.named import left_alone, named_like, still_there
 from onnxprune.depth.order import removal_order
 from onnxprune.depth.proof import prove_removal, worse
 from onnxprune.depth.surgery import without
-from onnxprune.errors import BudgetError, NothingToPruneError, OnnxPruneError, UsageError
+from onnxprune.errors import BudgetError, UsageError
 from onnxprune.io.structure import sha256_model
 from onnxprune.pipeline.budget import Budget
-from onnxprune.pipeline.figures import likeness_of
 from onnxprune.pipeline.stages import Progress, part
+from onnxprune.pipeline.ways import best_first
 from onnxprune.plan.plan import Plan
 from onnxprune.proof.oracle import Verification
 from onnxprune.report.blocks import Block, Blocks, Foretold
@@ -127,7 +127,7 @@ class Depth:
         while True:
             options = self._options(counted)
             within = [o for o in options if o.widths is not None]
-            if not within and not budget.closest:
+            if not within and not counted.closest:
                 raise BudgetError(self._why_not(counted, options[-1]))
             best = min(within, key=lambda o: o.loss) if within else options[-1]
             blocks = self._blocks(best, options, counted)
@@ -159,28 +159,13 @@ class Depth:
 
         One that misses a target is the worse one, whatever it loses.
         """
-        tried: list[Attempt] = []
-        failed: list[OnnxPruneError] = []
-        for attempt in (shorter, lambda: self.pruning.within(budget)):
-            try:
-                tried.append(attempt())
-            except (BudgetError, NothingToPruneError) as error:
-                failed.append(error)
-        if not tried:
-            raise failed[0]
-        errors, missed = [self._error(a) for a in tried], [a.budget is not None and bool(a.budget.unmet) for a in tried]
-        best = min(range(len(tried)), key=lambda k: (missed[k], errors[k]))
-        if not failed and len(set(missed)) == 1 and np.isfinite(errors).all():
-            blocks.repaired = {0: errors[1], len(blocks.gone): errors[0]}
-        if tried[best].shorter is None:
-            tried[best].blocks = replace(blocks, gone=[], verification=None)
-        return tried[best]
-
-    def _error(self, found: Attempt) -> float:
-        """Of the outputs on the samples, the mean over outputs; infinite where they can't be compared."""
-        pruning = self.pruning if found.shorter is None else found.shorter.inner
-        error = float(np.mean([f.relative_error for f in likeness_of(pruning, found)] or [np.inf]))
-        return error if np.isfinite(error) else np.inf
+        ways = best_first(self.pruning, [shorter, lambda: self.pruning.within(budget)])
+        if len({w.missed for w in ways}) < len(ways) and all(np.isfinite(w.error) for w in ways):
+            blocks.repaired = {len(blocks.gone) if w.attempt.shorter else 0: w.error for w in ways}
+        best = ways[0].attempt
+        if best.shorter is None:
+            best.blocks = replace(blocks, gone=[], verification=None)
+        return best
 
     # ---- the choice ----
 

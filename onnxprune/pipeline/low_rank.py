@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import onnx
 
@@ -33,6 +33,7 @@ from onnxprune.pipeline.budget import Budget
 from onnxprune.pipeline.pruning import Pruning
 from onnxprune.pipeline.request import Request
 from onnxprune.pipeline.stages import Clock, Progress, part
+from onnxprune.pipeline.ways import best_first
 from onnxprune.plan.plan import Plan
 from onnxprune.prepare.prepare import Prepared
 from onnxprune.proof.inputs import random_inputs
@@ -217,7 +218,7 @@ class LowRankPruning(Pruning):
         """The budget with multiply-accumulates in place of latency, at the same share.
 
         Two nodes are timed as two, so a table of latencies says nothing about the one that they could be: which pairs there
-        are is settled by what can be counted, and their widths by time.
+        are is settled by what can be counted, and their widths by time. Nothing is refused before it was timed.
         """
         timed = next((t for t in budget.targets if t.quantity == "latency"), None)
         if timed is None:
@@ -225,16 +226,22 @@ class LowRankPruning(Pruning):
         share = timed.value if timed.share else timed.value / budget.of_source("latency")
         limits = [t for t in budget.targets if t.quantity not in ("latency", "macs")]
         limits += [t for t in budget.targets if t.quantity == "macs"] or [Target("macs", min(share, 0.999), share=True)]
-        return self.carried(replace(budget, targets=limits), self)
+        return self.carried(replace(budget, targets=limits, closest=True), self)
 
     def within(self, budget: Budget) -> Attempt:
-        """A repaired model within a budget, each pair of which pays.
+        """A repaired model within a budget, each pair of which pays; where time counts, perhaps one without any.
 
         Raises:
             BudgetError: there is none, and the closest was not asked for.
         """
         counted = self.counted(budget)
-        current = self if counted is budget else self.settled(counted)
+        if counted is budget:
+            return self._paid(budget, self)
+        settled, plain = self.settled(counted), self.without({p.weight for p in self.pairs})
+        starts = [settled, plain] if settled.pairs else [plain]
+        return best_first(self, [partial(self._paid, budget, start) for start in starts])[0].attempt
+
+    def _paid(self, budget: Budget, current: LowRankPruning) -> Attempt:
         while True:
             try:
                 found = Pruning.within(current, budget if current is self else self.carried(budget, current))

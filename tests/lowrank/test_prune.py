@@ -11,6 +11,7 @@ from onnxprune.budget.targets import read_targets
 from onnxprune.calibrate.read import read_samples
 from onnxprune.errors import PlanError, UsageError
 from onnxprune.io.load import load_model
+from onnxprune.latency.cost import Latency
 from onnxprune.pipeline.low_rank import LowRankPruning
 from onnxprune.proof.check import alive_after
 from onnxprune.select.allocate import take
@@ -208,7 +209,8 @@ def test_latency_is_counted_first(first):
     """Which pairs there are follows from multiply-accumulates; a count that was asked for stays."""
     for texts, expected in [(["latency=0.7"], {"macs=0.7"}), (["latency=0.7", "macs=0.5"], {"macs=0.5"})]:
         budget = super(LowRankPruning, first).budget(first.known, read_targets(texts))
-        assert {str(t) for t in first.counted(budget).targets} == expected
+        counted = first.counted(budget)
+        assert {str(t) for t in counted.targets} == expected and counted.closest, "time decides what is out of reach"
 
 
 @pytest.mark.parametrize(
@@ -251,3 +253,14 @@ def test_rows_of_bodies_that_share_names_stay_apart():
     assert report.low_rank.factored and report.params_before == sum(row.params_before for row in report.layers)
     rows = [(row.name, row.params_before) for row in report.layers]
     assert rows[-3:] == [("u", 1024), ("v", 2048), ("u", 512)]
+
+
+def test_there_are_no_pairs_where_only_the_model_without_any_is_fast_enough(vit, images, monkeypatch):
+    def measure(self, model, alive):
+        return self.dense * (0.9 if any("_low_rank_" in t.name for t in model.graph.initializer) else 0.69)
+
+    monkeypatch.setattr(Latency, "measure", measure)
+    options = {"data": images, "low_rank": True, "timing": onnxprune.Timing(threads=1)}
+    result = onnxprune.prune(vit, target={"latency": 0.7}, **options)
+    assert result.report.targets[0].met and not result.report.low_rank.factored
+    onnxprune.apply(vit, result.plan)
