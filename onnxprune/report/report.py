@@ -151,7 +151,8 @@ def count_params(groups: Groups, alive: Mask | None = None, result: onnx.ModelPr
     """
     total = 0
     if result is not None:
-        known = groups.trace.graph.tensors()
+        graphs = [groups.trace.graph, *groups.trace.graph.subgraphs(recursive=True)]
+        known = {name for graph in graphs for name in graph.tensors()}
         new = [t for t in result.graph.initializer if t.name not in known and t.data_type in _FLOATS]
         total = sum(math.prod(t.dims) for t in new)
     for weight in groups.trace.weights.values():

@@ -1,6 +1,7 @@
 """`onnxprune prune`: results, files and figures."""
 
 import json
+import math
 
 import numpy as np
 import onnx
@@ -62,7 +63,8 @@ def test_json_is_one_document_with_all_figures(invoke, model, tmp_path):
     document = json.loads(result.out)
     assert document == json.loads(report.read_text())
     assert document["output"] == str(tmp_path / "out.onnx")
-    assert document["report"]["params_after"] == 360
+    sizes = {t.name: math.prod(t.dims) for t in onnx.load(tmp_path / "out.onnx").graph.initializer}
+    assert document["report"]["params_after"] == sum(sizes.values()) == 364 and len(sizes) == 3, "a bias was fitted"
     assert document["report"]["verification"]["passed"] is True
     assert document["latency"]["before"]["p50_ms"] > 0
     assert all(len(document["latency"][side]["ms"]) >= 10 for side in ("before", "after"))

@@ -173,7 +173,8 @@ def test_sensitivity(invoke, net, tmp_path):
 def test_sensitivity_with_times(invoke, net, tmp_path):
     call = ["sensitivity", net, "--data", tmp_path / "data.npz", "--latency", "--threads", 1, "--latency-cache", tmp_path]
     plain = invoke(*call, "--plot", tmp_path / "curves.svg", "-o", tmp_path / "curves.json")
-    assert plain.code == 0 and "time of the model, by the share that goes" in plain.out and "1 thread, batch 1" in plain.out
+    told = " ".join(plain.out.split())
+    assert plain.code == 0 and "time of the model, by the share that goes" in told and "cpu, 1 thread, x 1x" in told
     assert "foretells the whole model within" in " ".join(plain.out.split())
     document = json.loads((tmp_path / "curves.json").read_text())
     jsonschema.validate(document, sensitivity.schema())

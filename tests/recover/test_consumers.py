@@ -6,7 +6,7 @@ import pytest
 import onnxprune
 from onnxprune.calibrate.batch import Batch, Samples
 from onnxprune.proof.session import run
-from tests.models_text import ints, make
+from tests.models_text import ints, make, shapes_of
 
 
 def normal(*shape, scale=0.6):
@@ -129,6 +129,7 @@ def test_redundant_channels_cost_nothing(name):
     model, data = make(text, weights), samples(shape)
     bare = onnxprune.prune(model, ratio=0.5, only=["w1"], data=data, criterion="obs", reconstruct="none")
     result = onnxprune.prune(model, ratio=0.5, only=["w1"], data=data, criterion="obs")
-    assert result.report.params_after == bare.report.params_after < result.report.params_before
+    assert shapes_of(bare.model).items() <= shapes_of(result.model).items(), "the fit may add biases"
+    assert bare.report.params_after <= result.report.params_after < result.report.params_before
     assert lost(model, result, data) < 1e-4 < 1e-1 < lost(model, bare, data)
     assert result.report.verification.passed

@@ -10,7 +10,7 @@ from onnxprune.calibrate.batch import Batch, Samples
 from onnxprune.calibrate.read import read_samples
 from onnxprune.proof.session import run
 from onnxprune.report.fidelity import fidelity
-from tests.models_text import ints, make, positive
+from tests.models_text import ints, make, positive, shapes_of
 
 RNG = np.random.default_rng(0)
 
@@ -109,7 +109,8 @@ def test_redundant_channels_cost_nothing(name):
     only = ["w1"]
     bare = onnxprune.prune(model, ratio=0.5, only=only, data=data, criterion="obs", reconstruct="none")
     result = onnxprune.prune(model, ratio=0.5, only=only, data=data, criterion="obs")
-    assert result.report.params_after == bare.report.params_after < result.report.params_before
+    assert shapes_of(bare.model).items() <= shapes_of(result.model).items(), "the fit may add biases"
+    assert bare.report.params_after <= result.report.params_after < result.report.params_before
     assert lost(model, result, shape) < 2e-3 < 0.02 < lost(model, bare, shape)
     assert result.report.verification.passed
     assert all(f.lost_after < f.lost_before and f.kind == "lsq" for f in result.report.fits)
