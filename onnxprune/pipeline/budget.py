@@ -53,7 +53,7 @@ class Budget:
     _held: set[str] = field(default_factory=set)
 
     _refused: str = ""  # why the narrowest widths, which are measured now, are too much by what costs are expected
-    _expected: dict[str, float] = field(default_factory=dict)  # of what was chosen last, by quantities that are measured
+    _expected: dict[str, float] = field(default_factory=dict)  # of what was chosen last, by quantity
     _kept: tuple[Attempt, dict[str, Reached]] | None = None  # the result within the targets that is nearest to them
 
     def choose(self, *, doubted: bool = False) -> list[Choice]:
@@ -82,7 +82,8 @@ class Budget:
                 raise
             else:
                 self.unmet = str(error)
-        self._expected = {q: self.setting.cost(q).total(widths_of(found)) for q in measured}
+        widths = widths_of(found)
+        self._expected = {t.quantity: self.setting.cost(t.quantity).total(widths) for t in self.targets}
         return [c for c in found if c.count]
 
     def limits(self, gone: Collection[str] = ()) -> list[Limit]:

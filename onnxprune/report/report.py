@@ -157,10 +157,7 @@ def count_params(groups: Groups, alive: Mask | None = None, result: onnx.ModelPr
         total = sum(math.prod(t.dims) for t in new)
     for weight in groups.trace.weights.values():
         shape = weight.shape if alive is None else cut_shape(weight.shape, keep_of(weight, alive))
-        size = 1
-        for n in shape:
-            size *= n
-        total += size
+        total += math.prod(shape)
     return total
 
 
