@@ -211,8 +211,7 @@ def test_biases_that_were_fitted_are_parameters_too():
     assert result.report.params_after == result.report.targets[0].after == stored <= 0.3 * result.report.params_before
 
 
-@pytest.mark.parametrize(("quantity", "share"), [("params", 0.4), ("size", 0.3)])
-def test_biases_that_a_fit_adds_are_made_room_for(quantity, share):
+def test_biases_that_a_fit_adds_are_made_room_for():
     """What was chosen leaves less room than they take, but would be chosen again at a limit that is lower by what is over."""
-    (row,) = onnxprune.prune(RESNET, target={quantity: share}, data=DATA, samples=32).report.targets
-    assert row.met and row.rounds == 2 and row.after <= share * row.before
+    (row,) = onnxprune.prune(RESNET, target={"params": 0.4}, data=DATA, samples=64).report.targets
+    assert row.met and row.rounds == 2 and row.after <= 0.4 * row.before
