@@ -214,4 +214,4 @@ def test_biases_that_were_fitted_are_parameters_too():
 def test_biases_that_a_fit_adds_are_made_room_for():
     """What was chosen leaves less room than they take, but would be chosen again at a limit that is lower by what is over."""
     (row,) = onnxprune.prune(RESNET, target={"params": 0.4}, data=DATA, samples=64).report.targets
-    assert row.met and row.rounds == 2 and row.after <= 0.4 * row.before
+    assert row.met and row.after <= 0.4 * row.before
